@@ -1,0 +1,2 @@
+//! The `theazo` program.
+fn main() {}
