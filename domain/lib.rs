@@ -1,1 +1,77 @@
-//! What may happen.
+//! What may happen: the aggregates of theazo, pure and synchronous.
+//!
+//! An aggregate is two functions. [`Aggregate::decide`] says what a command makes happen, or refuses it by the
+//! rules; [`Aggregate::evolve`] folds what has happened into the state that the next decision stands on, and
+//! cannot fail. Nothing here reads a clock, draws a random number or waits: times and new ids come in commands
+//! and [`Facts`]. `ls` of this folder is the list of aggregates.
+
+/// The bridge that runs these aggregates under cqrs-es: for its test framework, and as the benchmark's baseline.
+#[cfg(any(test, feature = "cqrs-es"))]
+pub mod bridge;
+/// The closed list of commands, and which aggregate decides each.
+pub mod command;
+/// References from an event to the personal content that lies beside the log.
+pub mod content;
+/// The closed list of what can happen, and how each event is named and written.
+pub mod event;
+/// The typed, prefixed ids of everything that has one.
+pub mod id;
+/// API keys: made with a role, revoked once.
+pub mod key;
+/// Amounts of money: exact decimals inside, integer cents on the wire.
+pub mod money;
+/// The organization whose log it is: its name, plan and rate limit.
+pub mod organization;
+/// One user's isolated session: its status and its limits.
+pub mod session;
+/// A moment in UTC, to the millisecond.
+pub mod time;
+/// An end user of the organization: which sessions are open for them.
+pub mod user;
+
+pub use command::{AggregateState, Command};
+pub use event::Event;
+pub use id::Subject;
+
+use id::UserId;
+use time::Timestamp;
+
+/// Something that decides commands on the state its own events have left.
+pub trait Aggregate: Default {
+    /// What it can be asked to do.
+    type Command;
+
+    /// Says what `command` makes happen now: the events, none where nothing changes, or a refusal by the rules.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the rules say no; nothing has changed then.
+    fn decide(&self, command: &Self::Command, facts: &Facts) -> Result<Vec<Event>, Refusal>;
+
+    /// Folds an event that has happened. It is total: what has happened cannot be refused.
+    fn evolve(&mut self, event: &Event);
+}
+
+/// What a decision may stand on besides the state and the command.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The time of the events that will be appended, never before the time of the event ahead of them.
+    pub now: Timestamp,
+    /// The id of the aggregate that decides, which a new aggregate's empty state cannot tell.
+    pub subject: Subject,
+    /// The end user that the command is about, where it names one by the caller's own id.
+    pub user: Option<UserId>,
+}
+
+/// Why the rules say no. Not a failure: deciding worked, and the answer is no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// What the command names does not exist (for this tenant).
+    #[error("{0} does not exist")]
+    NotFound(Subject),
+    /// The command does not fit the present state.
+    #[error("{0}")]
+    Conflict(String),
+    /// What the command would have made exists already, and is to be used.
+    #[error("{0} exists already")]
+    Existing(Subject),
+}

@@ -1,0 +1,118 @@
+//! The closed list of commands, which aggregate decides each, and the states they decide on.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{KeyId, OrganizationId, SessionId, UserId};
+use crate::{Aggregate, Event, Facts, Refusal, Subject, key, organization, session, user};
+
+/// Something that a caller asks to happen.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// To an organization.
+    Organization(OrganizationId, organization::Command),
+    /// To an API key.
+    Key(KeyId, key::Command),
+    /// To an end user, who is looked up by the caller's own id and may be new.
+    User(user::Command),
+    /// To a session.
+    Session(SessionId, session::Command),
+}
+
+/// An end user as the caller knows them, and the id they get if they are new.
+#[derive(Debug, Clone)]
+pub struct Person {
+    /// The caller's own `userId`, opaque and compared byte for byte.
+    pub external_id: String,
+    /// The id for them if this tenant has not seen them before.
+    pub new_id: UserId,
+}
+
+impl Command {
+    /// Who decides this command; `None` when it is the end user that [`Self::person`] names.
+    #[must_use]
+    pub fn target(&self) -> Option<Subject> {
+        match self {
+            Self::Organization(id, _) => Some(Subject::Organization(*id)),
+            Self::Key(id, _) => Some(Subject::Key(*id)),
+            Self::User(_) => None,
+            Self::Session(id, _) => Some(Subject::Session(*id)),
+        }
+    }
+
+    /// The end user that has to be looked up for the decision.
+    #[must_use]
+    pub fn person(&self) -> Option<&Person> {
+        match self {
+            Self::User(user::Command::OpenSession { opening, .. })
+            | Self::Session(_, session::Command::Create(opening)) => Some(&opening.person),
+            Self::Organization(..) | Self::Key(..) | Self::Session(..) => None,
+        }
+    }
+
+    /// Whether the target is new, so that nothing can have happened to it: its id was made for this command.
+    #[must_use]
+    pub fn begins(&self) -> bool {
+        matches!(
+            self,
+            Self::Key(_, key::Command::Create { .. }) | Self::Session(_, session::Command::Create(_))
+        )
+    }
+}
+
+/// The state of one aggregate, whichever it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AggregateState {
+    /// Of an organization.
+    Organization(organization::State),
+    /// Of an API key.
+    Key(key::State),
+    /// Of an end user.
+    User(user::State),
+    /// Of a session.
+    Session(session::State),
+}
+
+impl AggregateState {
+    /// The format of the states in snapshots: a snapshot of another format is not read, but folded anew.
+    /// To be raised with every change of a state's fields or of what `evolve` makes of an event.
+    pub const FORMAT: i32 = 1;
+
+    /// The state of an aggregate that nothing has happened to.
+    #[must_use]
+    pub fn empty(subject: Subject) -> Self {
+        match subject {
+            Subject::Organization(_) => Self::Organization(organization::State::default()),
+            Subject::Key(_) => Self::Key(key::State::default()),
+            Subject::User(_) => Self::User(user::State::default()),
+            Subject::Session(_) => Self::Session(session::State::default()),
+        }
+    }
+
+    /// Decides a command on this state.
+    ///
+    /// # Errors
+    /// A [`Refusal`] by the rules.
+    ///
+    /// # Panics
+    /// When the command is for another kind of aggregate: the caller loads the state that the command targets.
+    pub fn decide(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        match (self, command) {
+            (Self::Organization(state), Command::Organization(_, command)) => state.decide(command, facts),
+            (Self::Key(state), Command::Key(_, command)) => state.decide(command, facts),
+            (Self::User(state), Command::User(command)) => state.decide(command, facts),
+            (Self::Session(state), Command::Session(_, command)) => state.decide(command, facts),
+            _ => panic!("a command is decided on the state of its own target"),
+        }
+    }
+
+    /// Folds an event that names this aggregate among its subjects.
+    pub fn evolve(&mut self, event: &Event) {
+        match self {
+            Self::Organization(state) => state.evolve(event),
+            Self::Key(state) => state.evolve(event),
+            Self::User(state) => state.evolve(event),
+            Self::Session(state) => state.evolve(event),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What may happen to a session.
+
+use super::{Changed, Created, Existing, Limits, LimitsChanged, LimitsPatch, State, Status};
+use crate::command::Person;
+use crate::content::ContentRef;
+use crate::id::SessionId;
+use crate::{Aggregate, Event, Facts, Refusal, Subject};
+
+/// What a session can be asked to do.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Begin, for an end user.
+    Create(Opening),
+    /// Let no work start. A paused session stays as it is.
+    Pause,
+    /// Let work start again. Only a paused session can.
+    Resume,
+    /// End, for good. Asking twice changes nothing.
+    Terminate,
+    /// Change some limits.
+    ChangeLimits(LimitsPatch),
+}
+
+/// What a new session begins with.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Whose it is.
+    pub person: Person,
+    /// Its limits.
+    pub limits: Limits,
+    /// The caller's own key-value pairs.
+    pub metadata: Option<ContentRef>,
+}
+
+impl Aggregate for State {
+    type Command = Command;
+
+    fn decide(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        let Subject::Session(session_id) = facts.subject else {
+            return Err(Refusal::NotFound(facts.subject));
+        };
+        match (&self.0, command) {
+            (None, Command::Create(opening)) => {
+                let user_id = facts.user.unwrap_or(opening.person.new_id);
+                let (limits, metadata) = (opening.limits.clone(), opening.metadata.clone());
+                Ok(vec![Event::SessionCreated(Created { session_id, user_id, limits, metadata })])
+            }
+            (Some(_), Command::Create(_)) => Err(Refusal::Existing(facts.subject)),
+            (None, _) => Err(Refusal::NotFound(facts.subject)),
+            (Some(session), command) => session.decide(command, session_id),
+        }
+    }
+
+    fn evolve(&mut self, event: &Event) {
+        self.fold(event);
+    }
+}
+
+impl Existing {
+    fn decide(&self, command: &Command, session_id: SessionId) -> Result<Vec<Event>, Refusal> {
+        let changed = Changed { session_id, user_id: self.user_id };
+        match (self.status, command) {
+            (Status::Active, Command::Pause) => Ok(vec![Event::SessionPaused(changed)]),
+            (Status::Paused, Command::Pause) | (Status::Terminated, Command::Terminate) => Ok(vec![]),
+            (Status::Paused, Command::Resume) => Ok(vec![Event::SessionResumed(changed)]),
+            (Status::Active, Command::Resume) => Err(Refusal::Conflict(format!(
+                "{session_id} is active; only a paused session can be resumed"
+            ))),
+            (Status::Active | Status::Paused, Command::Terminate) => {
+                Ok(vec![Event::SessionTerminated(changed)])
+            }
+            (Status::Active | Status::Paused, Command::ChangeLimits(patch)) => {
+                let limits = self.limits.patched(patch);
+                if limits == self.limits {
+                    return Ok(vec![]);
+                }
+                let user_id = self.user_id;
+                Ok(vec![Event::SessionLimitsChanged(LimitsChanged { session_id, user_id, limits })])
+            }
+            (Status::Terminated, _) => Err(Refusal::Conflict(format!("{session_id} is terminated"))),
+            (_, Command::Create(_)) => Err(Refusal::Existing(Subject::Session(session_id))),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+use cqrs_es::test::TestFramework;
+use proptest::prelude::*;
+use ulid::Ulid;
+
+use super::*;
+use crate::bridge::Bridged;
+use crate::command::Person;
+use crate::id::UserId;
+use crate::money::Currency;
+use crate::time::Timestamp;
+use crate::{Aggregate, Event, Facts, Refusal, Subject};
+
+fn session_id() -> SessionId {
+    SessionId::from_ulid(Ulid::from_parts(1, 1))
+}
+
+fn user_id() -> UserId {
+    UserId::from_ulid(Ulid::from_parts(1, 2))
+}
+
+fn facts() -> Facts {
+    Facts {
+        now: Timestamp::from_millis(1_746_057_600_000),
+        subject: Subject::Session(session_id()),
+        user: Some(user_id()),
+    }
+}
+
+fn create() -> Command {
+    let new_id = UserId::from_ulid(Ulid::from_parts(9, 9));
+    Command::Create(Opening {
+        person: Person { external_id: "user_123".into(), new_id },
+        limits: Limits { max_agents: Some(3), ..Limits::default() },
+        metadata: None,
+    })
+}
+
+fn created() -> Event {
+    Event::SessionCreated(Created {
+        session_id: session_id(),
+        user_id: user_id(),
+        limits: Limits { max_agents: Some(3), ..Limits::default() },
+        metadata: None,
+    })
+}
+
+fn changed() -> Changed {
+    Changed { session_id: session_id(), user_id: user_id() }
+}
+
+fn given(events: Vec<Event>) -> cqrs_es::test::AggregateTestExecutor<Bridged<State>> {
+    TestFramework::with(()).given(events)
+}
+
+fn conflict(message: &str) -> Refusal {
+    Refusal::Conflict(format!("{} {message}", session_id()))
+}
+
+#[test]
+fn a_new_session_belongs_to_the_user_that_was_looked_up() {
+    given(vec![]).when((create(), facts())).then_expect_events(vec![created()]);
+}
+
+#[test]
+fn a_session_is_created_once() {
+    given(vec![created()])
+        .when((create(), facts()))
+        .then_expect_error(Refusal::Existing(Subject::Session(session_id())));
+}
+
+#[test]
+fn nothing_can_be_asked_of_a_session_that_does_not_exist() {
+    let commands =
+        [Command::Pause, Command::Resume, Command::Terminate, Command::ChangeLimits(LimitsPatch::default())];
+    for command in commands {
+        given(vec![])
+            .when((command, facts()))
+            .then_expect_error(Refusal::NotFound(Subject::Session(session_id())));
+    }
+}
+
+#[test]
+fn pausing_pauses_once() {
+    let paused = Event::SessionPaused(changed());
+    given(vec![created()]).when((Command::Pause, facts())).then_expect_events(vec![paused.clone()]);
+    given(vec![created(), paused]).when((Command::Pause, facts())).then_expect_events(vec![]);
+}
+
+#[test]
+fn only_a_paused_session_resumes() {
+    let paused = Event::SessionPaused(changed());
+    let resumed = Event::SessionResumed(changed());
+    given(vec![created(), paused.clone()])
+        .when((Command::Resume, facts()))
+        .then_expect_events(vec![resumed.clone()]);
+    let refusal = conflict("is active; only a paused session can be resumed");
+    given(vec![created()]).when((Command::Resume, facts())).then_expect_error(refusal.clone());
+    given(vec![created(), paused, resumed]).when((Command::Resume, facts())).then_expect_error(refusal);
+}
+
+#[test]
+fn terminating_ends_it_for_good_and_twice_is_fine() {
+    let ended = Event::SessionTerminated(changed());
+    given(vec![created()]).when((Command::Terminate, facts())).then_expect_events(vec![ended.clone()]);
+    given(vec![created(), ended.clone()]).when((Command::Terminate, facts())).then_expect_events(vec![]);
+    let patch = LimitsPatch { max_agents: Some(Some(9)), ..LimitsPatch::default() };
+    for command in [Command::Pause, Command::Resume, Command::ChangeLimits(patch)] {
+        given(vec![created(), ended.clone()])
+            .when((command, facts()))
+            .then_expect_error(conflict("is terminated"));
+    }
+}
+
+#[test]
+fn a_change_of_limits_sets_lifts_and_leaves() {
+    let cost = CostLimit { amount: 500, currency: Currency::Usd, period: CostPeriod::Day };
+    let patch = LimitsPatch { max_cost: Some(Some(cost)), max_agents: Some(None), max_compute_minutes: None };
+    let limits = Limits { max_cost: Some(cost), ..Limits::default() };
+    let event =
+        Event::SessionLimitsChanged(LimitsChanged { session_id: session_id(), user_id: user_id(), limits });
+    given(vec![created()])
+        .when((Command::ChangeLimits(patch.clone()), facts()))
+        .then_expect_events(vec![event.clone()]);
+    given(vec![created(), event]).when((Command::ChangeLimits(patch), facts())).then_expect_events(vec![]);
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        Just(create()),
+        Just(Command::Pause),
+        Just(Command::Resume),
+        Just(Command::Terminate),
+        (0..3_i64).prop_map(|agents| {
+            let agents = (agents > 0).then_some(agents);
+            Command::ChangeLimits(LimitsPatch { max_agents: Some(agents), ..LimitsPatch::default() })
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_terminated_session_changes_no_more(commands in prop::collection::vec(any_command(), 0..40)) {
+        let mut state = State::default();
+        for event in [created(), Event::SessionTerminated(changed())] {
+            state.evolve(&event);
+        }
+        for command in commands {
+            prop_assert!(state.decide(&command, &facts()).unwrap_or_default().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_was_decided_can_be_folded_and_a_repeat_changes_nothing(
+        commands in prop::collection::vec(any_command(), 0..40),
+    ) {
+        let mut state = State::default();
+        for command in commands {
+            let Ok(events) = state.decide(&command, &facts()) else { continue };
+            for event in &events {
+                state.evolve(event);
+            }
+            // Once it has been done, asking again makes nothing happen.
+            prop_assert!(state.decide(&command, &facts()).unwrap_or_default().is_empty());
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! A moment in UTC, to the millisecond: the resolution of every time in the log and on the wire.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+/// Milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted. Written as RFC 3339 with milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Timestamp(i64);
+
+const WRITTEN: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// 9999-12-31T23:59:59.999Z: the last moment that RFC 3339 can write.
+const LATEST_MS: i64 = 253_402_300_799_999;
+
+impl Timestamp {
+    /// The moment this many milliseconds after the epoch, held between the epoch and the end of the year 9999.
+    #[must_use]
+    pub fn from_millis(millis: i64) -> Self {
+        Self(millis.clamp(0, LATEST_MS))
+    }
+
+    /// Milliseconds since the epoch.
+    #[must_use]
+    pub const fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// Reads an RFC 3339 time with any offset. What is finer than a millisecond is cut off.
+    ///
+    /// # Errors
+    /// [`NotATime`] when the text is not RFC 3339, or outside the years 1970 to 9999.
+    pub fn parse(text: &str) -> Result<Self, NotATime> {
+        let parsed = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
+            .map_err(|_| NotATime)?;
+        let millis = parsed.unix_timestamp_nanos().div_euclid(1_000_000);
+        let millis = i64::try_from(millis).map_err(|_| NotATime)?;
+        if (0..=LATEST_MS).contains(&millis) { Ok(Self(millis)) } else { Err(NotATime) }
+    }
+}
+
+/// A text that is not a time of the years 1970 to 9999 in RFC 3339.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected an RFC 3339 time such as 2025-05-01T00:00:00.000Z")]
+pub struct NotATime;
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
+            .map_err(|_| fmt::Error)?;
+        formatter.write_str(&moment.format(WRITTEN).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn it_is_written_in_utc_with_milliseconds() {
+        assert_eq!(Timestamp::from_millis(1_746_057_600_000).to_string(), "2025-05-01T00:00:00.000Z");
+        assert_eq!(Timestamp::parse("2025-05-01T02:00:00.0009+02:00"), Ok(Timestamp(1_746_057_600_000)));
+        assert_eq!(Timestamp::parse("2025-05-01"), Err(NotATime));
+        assert_eq!(Timestamp::parse("1969-12-31T23:59:59Z"), Err(NotATime));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(millis in 0..=LATEST_MS) {
+            let moment = Timestamp::from_millis(millis);
+            prop_assert_eq!(Timestamp::parse(&moment.to_string()), Ok(moment));
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! An end user of the organization: which sessions are open for them.
+
+mod decide;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use decide::Command;
+
+use crate::Event;
+use crate::id::SessionId;
+
+/// What decisions about an end user stand on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Sessions that have not been terminated, in the order of their creation.
+    open: Vec<SessionId>,
+}
+
+impl State {
+    /// The newest session that has not been terminated.
+    #[must_use]
+    pub fn newest_open(&self) -> Option<SessionId> {
+        self.open.last().copied()
+    }
+
+    fn fold(&mut self, event: &Event) {
+        match event {
+            Event::SessionCreated(created) => self.open.push(created.session_id),
+            Event::SessionTerminated(ended) => {
+                // Sessions end mostly young, so the search from the newest is short.
+                if let Some(index) = self.open.iter().rposition(|open| *open == ended.session_id) {
+                    self.open.remove(index);
+                }
+            }
+            _ => {}
+        }
+    }
+}

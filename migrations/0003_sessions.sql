@@ -1,0 +1,49 @@
+-- The read models of sessions.
+
+create table sessions (
+  tenant_id bigint not null,
+  build integer not null,
+  session_id text collate "C" not null,
+  user_id text collate "C" not null,
+  status text collate "C" not null,
+  -- null where nothing is limited
+  limits json,
+  -- cnt_…: the caller's metadata, beside the log.
+  metadata_content_id text collate "C",
+  -- Of the event that created it: what listings are ordered by.
+  position bigint not null,
+  created_at timestamptz not null,
+  updated_at timestamptz not null,
+  primary key (tenant_id, build, session_id)
+);
+-- Listings run newest first by position. The time stands before it, which gives the same order (an event's time is
+-- never before the one ahead of it), so that `createdAfter` ends the scan instead of filtering it.
+create index sessions_newest on sessions (tenant_id, build, created_at, position);
+create index sessions_of_user on sessions (tenant_id, build, user_id, created_at, position);
+create index sessions_by_status on sessions (tenant_id, build, status, created_at, position);
+
+create table session_usage (
+  tenant_id bigint not null,
+  build integer not null,
+  session_id text collate "C" not null,
+  -- In units of the currency, exact to the twelve places that a charge is rounded to.
+  cost numeric not null,
+  reserved numeric not null,
+  unconfirmed numeric not null,
+  compute_ms bigint not null,
+  active_agents bigint not null,
+  agents_created bigint not null,
+  model_calls bigint not null,
+  primary key (tenant_id, build, session_id)
+);
+
+do $$
+declare name text;
+begin
+  foreach name in array array['sessions', 'session_usage'] loop
+    execute format('alter table %I enable row level security', name);
+    execute format('alter table %I force row level security', name);
+    execute format('create policy tenant_wall on %I using (tenant_id = current_tenant())', name);
+    execute format('grant select, insert, update, delete on %I to theazo_serve', name);
+  end loop;
+end $$;

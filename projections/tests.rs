@@ -1,0 +1,106 @@
+use theazo_domain::event::Event;
+use theazo_domain::id::{SessionId, UserId};
+use theazo_domain::session::{Changed, Created, Limits, LimitsChanged};
+
+use super::*;
+
+fn session(number: u64) -> SessionId {
+    format!("ses_01ARZ3NDEKTSV4RRFFQ69G5F{number:02}").parse().unwrap()
+}
+
+fn user() -> UserId {
+    "usr_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap()
+}
+
+fn created(number: u64) -> Event {
+    let (session_id, user_id) = (session(number), user());
+    Event::SessionCreated(Created { session_id, user_id, limits: Limits::default(), metadata: None })
+}
+
+fn changed(number: u64) -> Changed {
+    Changed { session_id: session(number), user_id: user() }
+}
+
+/// Folds these events, at positions from 1 and a second apart, through one projection.
+fn fold(name: &str, events: &[Event]) -> Vec<Vec<change::Row>> {
+    let mut changes = Changes::default();
+    for (position, event) in (1..).zip(events) {
+        let at = Timestamp::from_millis(position * 1_000);
+        named(name).unwrap().fold(&Happened { position, at, event }, &mut changes);
+    }
+    changes.into_stages()
+}
+
+#[test]
+fn a_session_that_was_paused_in_the_same_batch_is_one_row() {
+    let stages = fold("sessions", &[created(1), Event::SessionPaused(changed(1))]);
+    let [stage] = &stages[..] else { panic!("one stage") };
+    let [row] = &stage[..] else { panic!("one row") };
+    let change::Change::Put(values) = &row.change else { panic!("a put") };
+    assert_eq!(values[1], Value::Text("paused".into()));
+    assert_eq!(values[4], Value::Integer(1));
+    assert_eq!(values[5], Value::Time(Timestamp::from_millis(1_000)));
+    assert_eq!(values[6], Value::Time(Timestamp::from_millis(2_000)));
+}
+
+#[test]
+fn a_change_of_limits_and_one_of_status_are_one_update() {
+    let limits = Limits { max_agents: Some(2), ..Limits::default() };
+    let limits_changed = LimitsChanged { session_id: session(1), user_id: user(), limits };
+    let events = [Event::SessionPaused(changed(1)), Event::SessionLimitsChanged(limits_changed)];
+    let stages = fold("sessions", &events);
+    let change::Change::Set(values) = &stages[0][0].change else { panic!("a set") };
+    let indexes: Vec<usize> = values.iter().map(|(index, _)| *index).collect();
+    assert_eq!((stages.len(), stages[0].len(), indexes), (1, 1, vec![1, 2, 6]));
+    assert_eq!(values[1].1, Value::Json("{\"maxAgents\":2}".into()));
+}
+
+#[test]
+fn a_new_session_has_used_nothing() {
+    let stages = fold("session_usage", &[created(1), created(2), Event::SessionTerminated(changed(1))]);
+    assert_eq!(stages[0].len(), 2);
+    let change::Change::Put(values) = &stages[0][0].change else { panic!("a put") };
+    assert!(
+        values.iter().all(|value| matches!(value, Value::Integer(0)) || *value == Value::Decimal(0.into()))
+    );
+}
+
+#[test]
+fn changes_that_cannot_be_merged_stay_in_their_order() {
+    static TABLE: Table = Table {
+        name: "counts",
+        key: &[Column::text("name")],
+        columns: &[Column::integer("count"), Column::text("note")],
+    };
+    let key = || vec![Value::Text("a".into())];
+    let mut changes = Changes::default();
+    changes.add(&TABLE, key(), [("count", Value::Integer(1))]);
+    changes.add(&TABLE, key(), [("count", Value::Integer(2))]);
+    changes.set(&TABLE, key(), [("note", Value::Text("x".into()))]);
+    changes.delete(&TABLE, key());
+    changes.add(&TABLE, key(), [("count", Value::Integer(5))]);
+    let stages: Vec<Vec<change::Change>> = changes
+        .into_stages()
+        .into_iter()
+        .map(|rows| rows.into_iter().map(|row| row.change).collect())
+        .collect();
+    let add = |count| change::Change::Add(vec![(0, Value::Integer(count))]);
+    assert_eq!(stages, [vec![add(3)], vec![change::Change::Delete], vec![add(5)]]);
+}
+
+#[test]
+#[should_panic(expected = "sessions.status cannot hold Integer(1)")]
+fn a_value_of_another_kind_is_a_mistake_of_the_fold() {
+    let table = named("sessions").unwrap().table();
+    Changes::default().set(table, vec![Value::Text("ses".into())], [("status", Value::Integer(1))]);
+}
+
+#[test]
+fn the_epoch_goes_up_with_every_change_of_the_set() {
+    let set: Vec<String> = ALL
+        .iter()
+        .map(|projection| format!("{}@{}", projection.table().name, projection.version()))
+        .collect();
+    // When this list changes, raise EPOCH and write the new pair here.
+    assert_eq!((EPOCH, set.join(" ").as_str()), (1, "organization@1 api_keys@1 sessions@1 session_usage@1"));
+}
