@@ -225,6 +225,19 @@ begin
   end loop;
 end $$;
 
+-- The registry of tenants, by organization; of all of them where none is named. It runs before a tenant is known.
+create policy lookup on tenants for select to theazo_lookup using (true);
+grant select on tenants to theazo_lookup;
+create function find_tenants(organization text) returns table (tenant_id bigint, organization_id text, mode text)
+  language sql stable security definer set search_path = public, pg_temp
+  as $$ select t.tenant_id, t.organization_id, t.mode from tenants t
+        where organization is null or t.organization_id = organization order by t.tenant_id $$;
+grant create on schema public to theazo_lookup;
+alter function find_tenants(text) owner to theazo_lookup;
+revoke create on schema public from theazo_lookup;
+revoke all on function find_tenants(text) from public;
+grant execute on function find_tenants(text) to theazo_serve;
+
 -- What has happened stays: no update or delete of events, for anyone who serves.
 grant select, insert on events, event_subjects to theazo_serve;
 grant select on tenants, server_keys to theazo_serve;

@@ -1,1 +1,16 @@
-//! The theazo server.
+//! The theazo server: an open, self-hosted control plane for companies that run AI agents for their own users.
+
+/// The clock, as a parameter.
+pub mod clock;
+/// Every limit of the server, by name.
+pub mod config;
+/// The way to PostgreSQL.
+pub mod database;
+/// The log: the only way to change anything.
+pub mod log;
+/// Randomness and new ids.
+pub mod random;
+/// Everything a request needs, assembled once.
+pub mod app;
+/// The server's own keys.
+pub mod vault;

@@ -1,0 +1,20 @@
+//! Everything a request needs, assembled once.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::database::Database;
+use crate::log::Log;
+use crate::vault::ServerKeys;
+
+/// The server's parts, shared by every request and worker.
+pub struct App {
+    /// The database, as the serving role.
+    pub database: Database,
+    /// The log of every tenant.
+    pub log: Arc<Log>,
+    /// The server's own keys.
+    pub keys: Arc<ServerKeys>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}

@@ -1,0 +1,46 @@
+//! Every limit of the server, by name. What an operator can set is in [`crate::cli`].
+
+use std::time::Duration;
+
+/// Commands that may wait for one tenant's appender; more are refused with 503.
+pub const APPEND_QUEUE: usize = 2_048;
+/// Commands that one transaction takes at most.
+pub const APPEND_BATCH: usize = 512;
+/// How long a command may wait for its answer before the caller is told 503.
+pub const APPEND_DEADLINE: Duration = Duration::from_secs(15);
+/// How long it is tried to find out how a commit ended whose connection broke.
+pub const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long an appender without work stays.
+pub const APPENDER_IDLE: Duration = Duration::from_secs(60);
+/// Aggregates whose states an appender keeps in memory.
+pub const CACHED_AGGREGATES: usize = 8_192;
+/// Events of other servers that an appender folds into its cache; past that it forgets the cache.
+pub const CATCH_UP_EVENTS: i64 = 4_096;
+/// Events of one subject after which its state may be written as a snapshot.
+pub const SNAPSHOT_EVENTS: u32 = 128;
+/// Connections for appending.
+pub const APPEND_CONNECTIONS: usize = 8;
+/// Connections for everything else.
+pub const READ_CONNECTIONS: usize = 16;
+/// How long to wait for a connection.
+pub const CONNECTION_DEADLINE: Duration = Duration::from_secs(5);
+/// How long one statement may run in the database.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a statement may wait for a lock.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a transaction may stay open without a statement.
+pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// Events that one query reads from the log.
+pub const LOG_PAGE: i64 = 5_000;
+/// Events that a live feed keeps in memory for its streams; a reader further behind reads the database.
+pub const FEED_EVENTS: usize = 4_096;
+/// Events that a stream takes from the log or its feed at a time.
+pub const STREAM_PAGE: i64 = 256;
+/// How often an event stream sends a comment, so that proxies do not cut it.
+pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long an answer under an idempotency key is kept at least.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(48 * 3_600);
+/// How often an active appender looks for answers that are past that.
+pub const IDEMPOTENCY_SWEEP: Duration = Duration::from_secs(3_600);
+/// Rows that one such look deletes at most.
+pub const IDEMPOTENCY_SWEEP_ROWS: i64 = 5_000;

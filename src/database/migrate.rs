@@ -1,0 +1,41 @@
+//! Bringing the schema up to what this program needs, as a login that owns it.
+
+use refinery::{Migration, Runner};
+use tokio_postgres::Config;
+
+use super::{Error, Tls};
+
+/// Two servers that start at once migrate one after the other: the key of an advisory lock.
+const LOCK: &str = "select pg_advisory_lock(7432_816_001)";
+
+/// Every function that looks over the wall between tenants, before a tenant is known. They return a tenant and an
+/// id; a test holds this list against the database.
+pub const DEFINER_FUNCTIONS: [&str; 2] = ["find_key", "find_tenants"];
+
+fn migrations() -> Result<Vec<Migration>, refinery::Error> {
+    [
+        ("V1__event_log", include_str!("../../migrations/0001_event_log.sql")),
+        ("V2__organizations", include_str!("../../migrations/0002_organizations.sql")),
+        ("V3__sessions", include_str!("../../migrations/0003_sessions.sql")),
+    ]
+    .into_iter()
+    .map(|(name, sql)| Migration::unapplied(name, sql))
+    .collect()
+}
+
+/// Applies the migrations that this database has not seen, each in a transaction of its own.
+///
+/// # Errors
+/// [`Error`] when the login may not change the schema, a migration fails, or one that was applied has since been
+/// changed.
+pub async fn migrate(owner: &Config, tls: Tls) -> Result<(), Error> {
+    let (mut client, connection) = owner.connect(tls).await?;
+    let driver = tokio::spawn(connection);
+    client.batch_execute(LOCK).await?;
+    let outcome = Runner::new(&migrations()?).run_async(&mut client).await;
+    // Closing the connection gives the lock back, whatever happened.
+    drop(client);
+    let _ = driver.await;
+    outcome?;
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The way to PostgreSQL: pools of connections, and transactions that are walled to one tenant.
+
+mod migrate;
+mod pipeline;
+mod scope;
+mod tls;
+
+use std::str::FromStr;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use tokio_postgres::Config;
+use tokio_postgres::error::SqlState;
+
+pub use deadpool_postgres::Client;
+pub use migrate::{DEFINER_FUNCTIONS, migrate};
+pub(crate) use pipeline::Pipeline;
+pub use scope::{Scope, millis, system_time};
+pub use tls::{Tls, connector};
+
+use crate::config;
+
+/// The role that serves, whichever login connects: it owns nothing and sees one tenant at a time.
+pub const SERVING_ROLE: &str = "theazo_serve";
+
+/// Connections to one database, as the serving role.
+#[derive(Clone)]
+pub struct Database {
+    append: Pool,
+    read: Pool,
+    config: Config,
+    tls: Tls,
+}
+
+/// A statement or a connection failed. Never shown to callers of the API.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection could be had.
+    #[error("no connection to the database: {0}")]
+    Pool(#[from] deadpool_postgres::PoolError),
+    /// PostgreSQL refused, or the connection broke.
+    #[error("database: {}", describe(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    /// The database did not answer in time.
+    #[error("the database did not answer within {0:?}")]
+    Timeout(std::time::Duration),
+    /// A row holds what the program cannot read.
+    #[error("unreadable row: {0}")]
+    Row(String),
+    /// The connection's settings are not usable.
+    #[error("{0}")]
+    Settings(String),
+    /// A migration failed.
+    #[error("migration: {0}")]
+    Migration(#[from] refinery::Error),
+}
+
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(refused) => format!("{} ({})", refused.message(), refused.code().code()),
+        None => std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
+    }
+}
+
+impl Error {
+    /// Whether trying later may work: the database is away, busy or shutting down, not wrong.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Pool(_) | Self::Timeout(_) => true,
+            Self::Postgres(error) => match error.code() {
+                None => error.is_closed() || error.to_string().contains("communicating"),
+                Some(code) => unavailable(code),
+            },
+            Self::Row(_) | Self::Settings(_) | Self::Migration(_) => false,
+        }
+    }
+
+    /// Whether it is the connection that failed, so that what was sent last may or may not have been done.
+    #[must_use]
+    pub fn is_connection(&self) -> bool {
+        match self {
+            Self::Timeout(_) => true,
+            Self::Postgres(error) => error
+                .code()
+                .is_none_or(|code| code.code().starts_with("08") || code.code().starts_with("57P")),
+            _ => false,
+        }
+    }
+}
+
+fn unavailable(code: &SqlState) -> bool {
+    // Connection exceptions, resources, operator intervention; and waits that were too long.
+    ["08", "53", "57"].iter().any(|class| code.code().starts_with(class))
+        || matches!(*code, SqlState::LOCK_NOT_AVAILABLE | SqlState::T_R_DEADLOCK_DETECTED)
+}
+
+impl Database {
+    /// Pools for this database; no connection is made yet.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] when the pools cannot be built.
+    pub fn new(login: &Config, tls: Tls) -> Result<Self, Error> {
+        let mut config = login.clone();
+        // Set at the start of the connection, so that no statement can run outside of the walls.
+        let millis = |duration: std::time::Duration| duration.as_millis();
+        config.options(format!(
+            "-c role={SERVING_ROLE} -c statement_timeout={} -c lock_timeout={} \
+             -c idle_in_transaction_session_timeout={} -c timezone=UTC -c jit=off",
+            millis(config::STATEMENT_TIMEOUT),
+            millis(config::LOCK_TIMEOUT),
+            millis(config::IDLE_IN_TRANSACTION_TIMEOUT),
+        ));
+        config.application_name("theazo").connect_timeout(config::CONNECTION_DEADLINE);
+        config.keepalives_idle(std::time::Duration::from_secs(10));
+        let pool = |size| {
+            let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+            let deadline = Some(config::CONNECTION_DEADLINE);
+            Pool::builder(Manager::from_config(config.clone(), tls.clone(), manager))
+                .max_size(size)
+                .runtime(Runtime::Tokio1)
+                .timeouts(Timeouts { wait: deadline, create: deadline, recycle: deadline })
+                .build()
+                .map_err(|error| Error::Settings(error.to_string()))
+        };
+        let (append, read) = (pool(config::APPEND_CONNECTIONS)?, pool(config::READ_CONNECTIONS)?);
+        Ok(Self { append, read, config, tls })
+    }
+
+    /// Reads a `postgres://` URL.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] with the reason, without the password.
+    pub fn parse_url(url: &str) -> Result<Config, Error> {
+        Config::from_str(url).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            Error::Settings(format!("the database URL is not usable: {error} {cause}"))
+        })
+    }
+
+    /// A connection for appending.
+    pub(crate) async fn appending(&self) -> Result<Client, Error> {
+        Ok(self.append.get().await?)
+    }
+
+    /// A connection for everything else.
+    pub(crate) async fn reading(&self) -> Result<Client, Error> {
+        Ok(self.read.get().await?)
+    }
+
+    /// A connection outside of the pools, for listening: the client, and the connection that must be driven.
+    pub(crate) async fn dedicated(
+        &self,
+    ) -> Result<(tokio_postgres::Client, tls::Connection), tokio_postgres::Error> {
+        self.config.connect(self.tls.clone()).await
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.reading().await?.batch_execute("").await?;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Without the settings, which hold a password.
+        formatter.debug_struct("Database").finish_non_exhaustive()
+    }
+}
