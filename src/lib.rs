@@ -1,1 +1,3 @@
 //! The theazo server.
+
+pub mod postgres;
