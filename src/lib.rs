@@ -8,6 +8,8 @@ pub mod config;
 pub mod database;
 /// The log: the only way to change anything.
 pub mod log;
+/// The secrets of API keys.
+pub mod keys;
 /// Randomness and new ids.
 pub mod random;
 /// Everything a request needs, assembled once.
