@@ -10,6 +10,8 @@ pub mod postgres;
 pub mod database;
 /// The log: the only way to change anything.
 pub mod log;
+/// The secrets of API keys.
+pub mod keys;
 /// Randomness and new ids.
 pub mod random;
 /// Files that only the server's user may read.
