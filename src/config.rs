@@ -44,3 +44,25 @@ pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(48 * 3_600);
 pub const IDEMPOTENCY_SWEEP: Duration = Duration::from_secs(3_600);
 /// Rows that one such look deletes at most.
 pub const IDEMPOTENCY_SWEEP_ROWS: i64 = 5_000;
+/// Connections of callers that are served at the same time; more wait in the system's queue.
+pub const CONNECTIONS: usize = 10_000;
+/// Files that the process may have open, where the system lets it: one a connection, and some.
+pub const OPEN_FILES: u64 = 65_536;
+/// How long a caller may take to send the headers of a request; also how long a connection may stay without one.
+pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// The headers of a request, in bytes.
+pub const HEADER_BYTES: usize = 32 * 1_024;
+/// The headers of a request, by number.
+pub const HEADERS: usize = 100;
+/// Requests at the same time on one HTTP/2 connection.
+pub const HTTP2_STREAMS: u32 = 128;
+/// How often a quiet HTTP/2 connection is asked whether it is still there, and how long it has to say so.
+pub const HTTP2_PING: Duration = Duration::from_secs(20);
+/// How long to wait before connections are accepted again when the process has run out of files.
+pub const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// How long requests in flight may take once the server was told to stop. This and the next two make less than 30 s.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(12);
+/// How long the log may then take to answer what it took.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the server's own PostgreSQL may then take to stop.
+pub const DATABASE_STOP_DEADLINE: Duration = Duration::from_secs(10);

@@ -20,6 +20,8 @@ pub mod private_file;
 pub mod vault;
 /// Everything a request needs, assembled once.
 pub mod app;
+/// What is done for the operator: organizations and their keys.
+pub mod operator;
 /// From nothing to a server that can answer.
 pub mod boot;
 /// The serving loop, from the first connection to the last.
