@@ -31,7 +31,7 @@ pub struct NewOrganization {
 /// # Errors
 /// [`Error`] when the database is away or the owner's login may not do it.
 pub async fn create_organization(
-    tools: &Tools,
+    tools: &mut Tools,
     actor: Actor,
     new: &NewOrganization,
 ) -> Result<[Tenant; 2], Error> {
@@ -40,13 +40,17 @@ pub async fn create_organization(
     Ok([live, test])
 }
 
-async fn create_in(
-    tools: &Tools,
+/// Begins an organization in one mode, as [`create_organization`] does in both.
+///
+/// # Errors
+/// As there.
+pub async fn create_in(
+    tools: &mut Tools,
     actor: Actor,
     new: &NewOrganization,
     mode: Mode,
 ) -> Result<Tenant, Error> {
-    let tenant = create_tenant(&tools.owner, new.organization_id, mode).await?;
+    let tenant = create_tenant(&mut tools.owner, new.organization_id, mode).await?;
     let create = organization::Command::Create {
         name: new.name.clone(),
         mode,

@@ -73,7 +73,7 @@ impl FirstKeys {
 
 /// Makes the first organization and its keys where the database holds none, or finishes what an earlier start began.
 /// Gives the keys if it was this start that made them work.
-pub(super) async fn ensure(tools: &Tools, path: &Path) -> Result<Option<FirstKeys>, Error> {
+pub(super) async fn ensure(tools: &mut Tools, path: &Path) -> Result<Option<FirstKeys>, Error> {
     tools.owner.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
     let outcome = ensure_alone(tools, path).await;
     // A connection that is gone has given its lock back.
@@ -81,7 +81,7 @@ pub(super) async fn ensure(tools: &Tools, path: &Path) -> Result<Option<FirstKey
     outcome
 }
 
-async fn ensure_alone(tools: &Tools, path: &Path) -> Result<Option<FirstKeys>, Error> {
+async fn ensure_alone(tools: &mut Tools, path: &Path) -> Result<Option<FirstKeys>, Error> {
     let Some(organization_id) = unfinished(tools).await? else { return Ok(None) };
     let first = NewOrganization {
         organization_id,

@@ -143,8 +143,8 @@ async fn bring_up(settings: &Settings, site: &Site) -> Result<(Tools, Option<Fir
     private_file::make_dir(dir)
         .map_err(|error| Error::File { path: dir.clone(), reason: error.to_string() })?;
     database::migrate(&site.owner, site.tls.clone()).await?;
-    let tools = tools(settings, site).await?;
-    let first_keys = first::ensure(&tools, &dir.join(FIRST_KEYS_FILE)).await?;
+    let mut tools = tools(settings, site).await?;
+    let first_keys = first::ensure(&mut tools, &dir.join(FIRST_KEYS_FILE)).await?;
     Ok((tools, first_keys))
 }
 

@@ -205,9 +205,9 @@ async fn with_tools(settings: &Settings, command: &Command, output: Output) -> R
     let site = Site::of_command(settings).await?;
     let outcome = match boot::tools(settings, &site).await {
         Err(error) => Err(error.into()),
-        Ok(tools) => {
+        Ok(mut tools) => {
             let outcome = match command {
-                Command::Org(command) => org::run(&tools, command, output).await,
+                Command::Org(command) => org::run(&mut tools, command, output).await,
                 Command::Key(command) => key::run(&tools, command, output).await,
                 Command::Event(command) => event::run(&tools, command, output).await,
                 Command::Projection(command) => projection::run(&tools, command, output).await,

@@ -61,7 +61,7 @@ struct Row {
     created_at: Timestamp,
 }
 
-pub(super) async fn run(tools: &Tools, command: &Command, output: Output) -> Result<Outcome, Error> {
+pub(super) async fn run(tools: &mut Tools, command: &Command, output: Output) -> Result<Outcome, Error> {
     match command {
         Command::Create { name, plan, rate_limit } => {
             let new = NewOrganization {

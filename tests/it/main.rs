@@ -1,4 +1,7 @@
 //! The server's tests against a real PostgreSQL, in one binary so that they share one cluster.
 
+mod boot;
+mod cli;
 mod postgres;
+mod serve;
 mod support;
