@@ -6,12 +6,16 @@ pub mod clock;
 pub mod config;
 /// The way to PostgreSQL.
 pub mod database;
+/// The API over HTTP.
+pub mod http;
 /// The log: the only way to change anything.
 pub mod log;
 /// The secrets of API keys.
 pub mod keys;
 /// Randomness and new ids.
 pub mod random;
+/// The reads behind GET.
+pub mod read;
 /// Everything a request needs, assembled once.
 pub mod app;
 /// The server's own keys.
