@@ -179,12 +179,12 @@ const ESCAPED_NUL: &[u8] = br"\u0000";
 
 /// Notes every text and name that holds the character that PostgreSQL cannot store.
 fn find_nul(value: &Value, path: &mut Vec<String>, fields: &mut Vec<Field>) {
-    let mut note = |path: &[String]| {
+    let note = |path: &[String]| {
         let path = path.join(".").replace('\0', "\u{fffd}");
-        fields.push(Field::new(path, "text", "must not contain the character U+0000"));
+        Field::new(path, "text", "must not contain the character U+0000")
     };
     match value {
-        Value::String(text) if text.contains('\0') => note(path),
+        Value::String(text) if text.contains('\0') => fields.push(note(path)),
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
                 path.push(index.to_string());
@@ -196,7 +196,7 @@ fn find_nul(value: &Value, path: &mut Vec<String>, fields: &mut Vec<Field>) {
             for (name, member) in members {
                 path.push(name.clone());
                 if name.contains('\0') {
-                    note(path);
+                    fields.push(note(path));
                 }
                 find_nul(member, path, fields);
                 path.pop();

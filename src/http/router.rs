@@ -95,7 +95,7 @@ pub fn document() -> String {
 }
 
 /// The errors of every route, by their status and what they mean.
-const ERRORS: [(&str, &str); 11] = [
+const ERRORS: [(&str, &str); 10] = [
     ("401", "Missing or invalid API key."),
     ("403", "The key's role does not allow it."),
     ("404", "It does not exist."),
@@ -106,7 +106,6 @@ const ERRORS: [(&str, &str); 11] = [
     ("429", "Too many requests: come back after `Retry-After` seconds."),
     ("500", "An unexpected error."),
     ("503", "It cannot be done right now: come back after `Retry-After` seconds."),
-    ("402", "A limit of the session is reached."),
 ];
 
 fn errors() -> Value {
