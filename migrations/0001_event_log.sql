@@ -71,6 +71,25 @@ create table events (
 );
 create index events_by_type on events (tenant_id, type, position);
 
+-- The last position of a log whose time is before a moment; 0 where there is none. Times follow positions, so it
+-- halves its way there and needs no index on the time.
+create function position_before(tenant bigint, moment timestamptz) returns bigint language plpgsql stable as $$
+declare
+  low bigint := 0;
+  high bigint := coalesce((select h.position from heads h where h.tenant_id = tenant), 0);
+  middle bigint;
+begin
+  while low < high loop
+    middle := (low + high + 1) / 2;
+    if (select e.at from events e where e.tenant_id = tenant and e.position = middle) < moment then
+      low := middle;
+    else
+      high := middle - 1;
+    end if;
+  end loop;
+  return low;
+end $$;
+
 -- Which events each subject has. An event belongs to every subject that it names.
 create table event_subjects (
   tenant_id bigint not null,

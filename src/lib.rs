@@ -1,5 +1,7 @@
 //! The theazo server: an open, self-hosted control plane for companies that run AI agents for their own users.
 
+/// Everything a request needs, assembled once.
+pub mod app;
 /// The clock, as a parameter.
 pub mod clock;
 /// Every limit of the server, by name.
@@ -18,5 +20,9 @@ pub mod random;
 pub mod read;
 /// Everything a request needs, assembled once.
 pub mod app;
+/// The server's own PostgreSQL.
+pub mod postgres;
+/// Randomness and new ids.
+pub mod random;
 /// The server's own keys.
 pub mod vault;

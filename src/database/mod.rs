@@ -14,6 +14,7 @@ use tokio_postgres::error::SqlState;
 pub use deadpool_postgres::Client;
 pub use migrate::{DEFINER_FUNCTIONS, migrate};
 pub(crate) use pipeline::Pipeline;
+pub(crate) use scope::name_tenant;
 pub use scope::{Scope, millis, system_time};
 pub use tls::{Tls, connector};
 
@@ -57,7 +58,8 @@ pub enum Error {
 fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(refused) => format!("{} ({})", refused.message(), refused.code().code()),
-        None => std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
+        None => std::error::Error::source(error)
+            .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
     }
 }
 

@@ -63,11 +63,20 @@ impl<'a> Scope<'a> {
     }
 
     /// Runs a statement that writes what is no part of the log and need not survive a crash: counts of requests.
-    pub(crate) async fn tally(self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+    pub(crate) async fn tally(
+        self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
         self.run(sql, parameters, "begin; set local synchronous_commit = off").await
     }
 
-    async fn run(self, sql: &str, parameters: &[&(dyn ToSql + Sync)], begin: &str) -> Result<Vec<Row>, Error> {
+    async fn run(
+        self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+        begin: &str,
+    ) -> Result<Vec<Row>, Error> {
         let mut all: Vec<&(dyn ToSql + Sync)> = Vec::with_capacity(parameters.len() + 1);
         all.push(&self.tenant);
         all.extend_from_slice(parameters);

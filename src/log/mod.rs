@@ -7,9 +7,12 @@
 
 mod append;
 mod appender;
+mod cache;
 mod codec;
+mod decide;
 mod execute;
 mod feed;
+mod kept;
 /// The tree over a log: leaf hashes and the compact range that appending needs.
 pub mod merkle;
 mod open;
@@ -32,7 +35,7 @@ use crate::database::{self, Scope};
 
 pub use codec::{Codec, NewerFormat, Upcaster};
 pub use execute::Log;
-pub use feed::{Feed, FeedReader};
+pub use feed::FeedReader;
 pub use open::{create_tenant, find_tenants};
 
 /// The number of a tenant in this database.
@@ -103,7 +106,7 @@ pub struct Stored {
 #[derive(Debug, Clone)]
 pub struct Recorded {
     /// As it lies in the log.
-    pub stored: Stored,
+    pub stored: Arc<Stored>,
     /// What it says.
     pub event: Event,
 }
@@ -206,7 +209,7 @@ pub struct Answered {
 }
 
 /// A command could not be carried out, for no fault of its own.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Failure {
     /// More commands wait for this tenant than the queue holds.
     #[error("too many commands wait for this organization")]

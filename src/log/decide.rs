@@ -1,0 +1,234 @@
+//! Deciding a batch: each command in order, on the state that the ones before it left.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use theazo_domain::id::{EventId, RequestId, UserId};
+use theazo_domain::time::Timestamp;
+use theazo_domain::{AggregateState, Event, Facts, Subject};
+
+use super::append::{Head, Kept, Wanted, Writes};
+use super::appender::Pending;
+use super::cache::Cache;
+use super::{Accepted, Actor, Answer, Once, Recorded, Stored, Submission, Tenant, Verdict, kept, merkle};
+use crate::random;
+use crate::vault::Key;
+
+/// What a command of a batch came to.
+pub(super) enum Decision {
+    /// It was decided.
+    Verdict(Verdict),
+    /// Its idempotency key has an answer.
+    Replay(Answer),
+    /// It has the same idempotency key as this earlier one of the batch, and is the same request.
+    Twin(usize),
+    /// Its idempotency key was used for another request.
+    KeyReused,
+    /// The kept answer of its idempotency key cannot be opened.
+    Unreadable,
+}
+
+/// A batch that was decided: what each command came to, and what is to be written.
+pub(super) struct Plan {
+    pub(super) decisions: Vec<Decision>,
+    pub(super) writes: Writes,
+    pub(super) now: Timestamp,
+}
+
+/// What must be read before these commands can be decided.
+pub(super) fn wanted(batch: &[Pending], cache: &mut Cache) -> Wanted {
+    let mut wanted = Wanted::default();
+    for pending in batch {
+        let command = &pending.submission.command;
+        if let Some(once) = pending.once() {
+            wanted.keys.push(once.key_digest.to_vec());
+        }
+        let person = command.person();
+        let known = person.and_then(|person| cache.person(&person.external_id));
+        if let (Some(person), None) = (person, known) {
+            wanted.people.push(person.external_id.clone());
+        }
+        match (command.target(), person, known) {
+            (Some(subject), ..) if command.begins() || cache.knows(subject) => {}
+            (Some(subject), ..) => wanted.subjects.push(subject.to_string()),
+            (None, _, Some(user)) if cache.knows(Subject::User(user)) => {}
+            (None, _, Some(user)) => wanted.subjects.push(user.to_string()),
+            (None, Some(person), None) => wanted.people_as_subjects.push(person.external_id.clone()),
+            (None, None, _) => {}
+        }
+    }
+    for list in [&mut wanted.people, &mut wanted.people_as_subjects, &mut wanted.subjects] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    wanted
+}
+
+/// Decides a batch on what was read.
+pub(super) struct Decider<'a> {
+    pub(super) tenant: &'a Tenant,
+    pub(super) answers_key: &'a Key,
+    pub(super) cache: &'a mut Cache,
+    /// End users who are new in this batch, by the caller's own id.
+    new_people: HashMap<String, UserId>,
+    kept: HashMap<Vec<u8>, Kept>,
+    head: Head,
+    now: Timestamp,
+    writes: Writes,
+}
+
+impl<'a> Decider<'a> {
+    pub(super) fn new(
+        tenant: &'a Tenant,
+        answers_key: &'a Key,
+        cache: &'a mut Cache,
+        (head, kept): (Head, HashMap<Vec<u8>, Kept>),
+        clock: Timestamp,
+    ) -> Self {
+        // A clock that stepped back must not turn the times of the log around.
+        let now = clock.max(head.last_at);
+        let (new_people, writes) = (HashMap::new(), Writes::default());
+        Self { tenant, answers_key, cache, new_people, kept, head, now, writes }
+    }
+
+    pub(super) fn decide(mut self, batch: &[Pending]) -> Plan {
+        let mut decisions = Vec::with_capacity(batch.len());
+        let mut keys: HashMap<[u8; 32], (usize, [u8; 32])> = HashMap::new();
+        for (index, pending) in batch.iter().enumerate() {
+            let decision = match pending.once() {
+                None => Decision::Verdict(self.decide_one(&pending.submission, None)),
+                Some(once) => match (self.earlier(once), keys.get(&once.key_digest)) {
+                    (Some(earlier), _) => earlier,
+                    (None, Some((first, fingerprint))) if *fingerprint == once.fingerprint => {
+                        Decision::Twin(*first)
+                    }
+                    (None, Some(_)) => Decision::KeyReused,
+                    (None, None) => {
+                        keys.insert(once.key_digest, (index, once.fingerprint));
+                        Decision::Verdict(self.decide_one(&pending.submission, Some(once)))
+                    }
+                },
+            };
+            decisions.push(decision);
+        }
+        self.finish(decisions)
+    }
+
+    /// What an earlier request with this idempotency key came to.
+    fn earlier(&self, once: &Once) -> Option<Decision> {
+        let kept = self.kept.get(&once.key_digest[..])?;
+        if kept.fingerprint != once.fingerprint {
+            return Some(Decision::KeyReused);
+        }
+        let answer = kept::open(self.answers_key, self.tenant.id, &once.key_digest, &kept.answer);
+        Some(answer.map_or(Decision::Unreadable, Decision::Replay))
+    }
+
+    fn decide_one(&mut self, submission: &Submission, once: Option<&Once>) -> Verdict {
+        let command = &submission.command;
+        let user = command.person().map(|person| match self.cache.person(&person.external_id) {
+            Some(known) => known,
+            None => *self.new_people.entry(person.external_id.clone()).or_insert(person.new_id),
+        });
+        let subject =
+            command.target().or(user.map(Subject::User)).expect("a command has a target or a person");
+        let facts = Facts { now: self.now, subject, user };
+        let decided = self.cache.state(subject).decide(command, &facts)?;
+        let metadata = metadata(submission, once);
+        let events: Vec<_> = decided.into_iter().map(|event| self.record(event, &metadata)).collect();
+        if let Some(first) = events.first() {
+            self.write_beside(submission, first);
+        }
+        Ok(Accepted { events, subject, user })
+    }
+
+    /// Gives an event its place in the log and folds it into the states in memory.
+    fn record(&mut self, event: Event, metadata: &str) -> Arc<Recorded> {
+        let written = event.write();
+        let mut stored = Stored {
+            position: self.head.position + 1,
+            event_id: EventId::from_ulid(random::ulid(self.now)),
+            version: Event::newest_version(&written.kind).unwrap_or(Event::FIRST_VERSION),
+            kind: written.kind,
+            subjects: event.subjects().iter().map(ToString::to_string).collect(),
+            data: written.data,
+            metadata: metadata.to_owned(),
+            at: self.now,
+            leaf_hash: [0; 32],
+        };
+        stored.leaf_hash = merkle::leaf_hash(self.tenant, &stored);
+        self.head.position = stored.position;
+        self.head.frontier.push(stored.leaf_hash);
+        self.cache.evolve(&event, stored.data.len());
+        let recorded = Arc::new(Recorded { stored: Arc::new(stored), event });
+        self.writes.events.push(Arc::clone(&recorded));
+        recorded
+    }
+
+    /// Notes what lies beside the log for a command that made something happen.
+    fn write_beside(&mut self, submission: &Submission, first: &Recorded) {
+        let about = first.event.subjects().into_iter().find_map(|subject| match subject {
+            Subject::User(user) => Some(user),
+            _ => None,
+        });
+        let position = first.stored.position;
+        self.writes
+            .contents
+            .extend(submission.contents.iter().map(|content| (content.clone(), position, about)));
+        if let Some(person) = submission.command.person()
+            && let Some((external_id, user_id)) = self.new_people.remove_entry(&person.external_id)
+        {
+            self.cache.meet(external_id.clone(), user_id);
+            self.writes.people.push((user_id, external_id));
+        }
+    }
+
+    fn finish(mut self, decisions: Vec<Decision>) -> Plan {
+        if let Some(last) = self.writes.events.last() {
+            self.head.position = last.stored.position;
+            self.head.last_at = self.now;
+            let mut subjects: Vec<Subject> =
+                self.writes.events.iter().flat_map(|event| event.event.subjects()).collect();
+            subjects.sort_unstable();
+            subjects.dedup();
+            let position = self.head.position;
+            self.writes.snapshots = subjects
+                .into_iter()
+                .filter_map(|subject| self.cache.due_snapshot(subject, position))
+                .collect();
+            self.writes.head = Some(self.head);
+        }
+        Plan { decisions, writes: self.writes, now: self.now }
+    }
+}
+
+/// The format of the states in snapshots.
+pub(super) const SNAPSHOT_FORMAT: i32 = AggregateState::FORMAT;
+
+/// An event's metadata as it is written.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    actor: String,
+    request_id: RequestId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<i64>,
+}
+
+fn metadata(submission: &Submission, once: Option<&Once>) -> String {
+    let provenance = &submission.provenance;
+    let metadata = Metadata {
+        actor: match provenance.actor {
+            Actor::Key(key) => key.to_string(),
+            Actor::Operator => "operator".to_owned(),
+            Actor::System => "system".to_owned(),
+        },
+        request_id: provenance.request_id,
+        idempotency_key: once.map(|once| once.key.as_str()),
+        cause: provenance.cause,
+    };
+    serde_json::to_string(&metadata).expect("metadata is plain data")
+}

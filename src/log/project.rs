@@ -1,0 +1,281 @@
+//! The runner of the projections: writes the row changes that their folds gave, in one statement for each kind of
+//! change, inside a transaction that has named its tenant.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use rust_decimal::Decimal;
+use theazo_projections::change::{Change, Row};
+use theazo_projections::{Changes, Column, Happened, Kind, Projection, Table, Value};
+use tokio_postgres::types::ToSql;
+
+use super::{Recorded, TenantId};
+use crate::database::{Client, Error, Pipeline, system_time};
+
+/// A build of a projection that is to be kept up.
+#[derive(Clone, Copy)]
+pub(crate) struct Build {
+    /// Of this projection.
+    pub(crate) projection: &'static dyn Projection,
+    /// Its number: rows of the table carry it.
+    pub(crate) number: i32,
+}
+
+/// Folds events through the projections that these builds are of.
+pub(crate) fn fold<'a>(builds: &[Build], events: impl Iterator<Item = &'a Recorded>) -> Changes {
+    let mut projections: Vec<&'static dyn Projection> = vec![];
+    for build in builds {
+        let name = build.projection.table().name;
+        if !projections.iter().any(|known| known.table().name == name) {
+            projections.push(build.projection);
+        }
+    }
+    let mut changes = Changes::default();
+    for recorded in events {
+        let (position, at) = (recorded.stored.position, recorded.stored.at);
+        let happened = Happened { position, at, event: &recorded.event };
+        for projection in &projections {
+            projection.fold(&happened, &mut changes);
+        }
+    }
+    changes
+}
+
+/// A statement that writes many rows of one table in one way, and the columns that it takes.
+pub(crate) struct Write {
+    sql: String,
+    build: i32,
+    columns: Vec<Array>,
+}
+
+/// Which rows one statement can write together.
+#[derive(PartialEq, Eq, Hash, Clone)]
+enum Shape {
+    Put,
+    Set(Vec<usize>),
+    Add(Vec<usize>),
+    Delete,
+}
+
+/// The statements for these changes, to be carried out in this order.
+pub(crate) fn writes(changes: Changes, builds: &[Build]) -> Vec<Write> {
+    let mut writes = vec![];
+    for stage in changes.into_stages() {
+        let mut groups: Vec<(&'static Table, Shape, Vec<Row>)> = vec![];
+        let mut index: HashMap<(&'static str, Shape), usize> = HashMap::new();
+        for row in stage {
+            let shape = shape(&row.change);
+            let group = *index.entry((row.table.name, shape.clone())).or_insert_with(|| {
+                groups.push((row.table, shape, vec![]));
+                groups.len() - 1
+            });
+            groups[group].2.push(row);
+        }
+        for (table, shape, rows) in groups {
+            let numbers = builds.iter().filter(|build| build.projection.table().name == table.name);
+            let sql = statement(table, &shape);
+            let columns = columns(table, &shape, rows);
+            writes.extend(numbers.map(|build| Write {
+                sql: sql.clone(),
+                build: build.number,
+                columns: columns.clone(),
+            }));
+        }
+    }
+    writes
+}
+
+fn shape(change: &Change) -> Shape {
+    let indexes = |values: &[(usize, Value)]| values.iter().map(|(index, _)| *index).collect();
+    match change {
+        Change::Put(_) => Shape::Put,
+        Change::Set(values) => Shape::Set(indexes(values)),
+        Change::Add(values) => Shape::Add(indexes(values)),
+        Change::Delete => Shape::Delete,
+    }
+}
+
+/// The columns of a table that a statement of this shape takes values for, behind the key.
+fn taken(table: &'static Table, shape: &Shape) -> Vec<&'static Column> {
+    match shape {
+        Shape::Put => table.columns.iter().collect(),
+        Shape::Set(indexes) | Shape::Add(indexes) => {
+            indexes.iter().map(|index| &table.columns[*index]).collect()
+        }
+        Shape::Delete => vec![],
+    }
+}
+
+/// The statement, whose `$1` is the tenant, `$2` the build, and the others an array for each column.
+fn statement(table: &'static Table, shape: &Shape) -> String {
+    let name = table.name;
+    let taken = taken(table, shape);
+    let all: Vec<&Column> = table.key.iter().chain(taken.iter().copied()).collect();
+    let arrays: Vec<String> = all
+        .iter()
+        .enumerate()
+        .map(|(index, column)| format!("${}::{}[]", index + 3, array_type(column.kind)))
+        .collect();
+    let names: Vec<&str> = all.iter().map(|column| column.name).collect();
+    let rows = format!("unnest({}) as u({})", arrays.join(", "), names.join(", "));
+    let keys: Vec<&str> = table.key.iter().map(|column| column.name).collect();
+    let this_row: Vec<String> = keys.iter().map(|key| format!("t.{key} = u.{key}")).collect();
+    let this_row = format!("t.tenant_id = $1 and t.build = $2 and {}", this_row.join(" and "));
+    let assign = |value: &dyn Fn(&Column) -> String| -> String {
+        taken
+            .iter()
+            .map(|column| format!("{} = {}", column.name, value(column)))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    match shape {
+        Shape::Put => {
+            let values: Vec<String> = all.iter().map(|column| value(column)).collect();
+            format!(
+                "insert into {name} (tenant_id, build, {}) select $1, $2, {} from {rows} \
+                 on conflict (tenant_id, build, {}) do update set {}",
+                names.join(", "),
+                values.join(", "),
+                keys.join(", "),
+                assign(&|column| format!("excluded.{}", column.name)),
+            )
+        }
+        Shape::Set(_) => format!("update {name} t set {} from {rows} where {this_row}", assign(&value)),
+        Shape::Add(_) => {
+            let sum = |column: &Column| format!("t.{0} + u.{0}", column.name);
+            format!("update {name} t set {} from {rows} where {this_row}", assign(&sum))
+        }
+        Shape::Delete => format!("delete from {name} t using {rows} where {this_row}"),
+    }
+}
+
+fn array_type(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text | Kind::Json => "text",
+        Kind::Integer => "bigint",
+        Kind::Decimal => "numeric",
+        Kind::Time => "timestamptz",
+    }
+}
+
+fn value(column: &Column) -> String {
+    // JSON travels as text, so that its bytes stay as the fold wrote them.
+    let cast = if column.kind == Kind::Json { "::json" } else { "" };
+    format!("u.{}{cast}", column.name)
+}
+
+/// The values of one column, a row each.
+#[derive(Clone)]
+enum Array {
+    Text(Vec<Option<String>>),
+    Integer(Vec<Option<i64>>),
+    Decimal(Vec<Option<Decimal>>),
+    Time(Vec<Option<SystemTime>>),
+}
+
+fn columns(table: &'static Table, shape: &Shape, rows: Vec<Row>) -> Vec<Array> {
+    let kinds = table.key.iter().chain(taken(table, shape)).map(|column| column.kind);
+    let mut columns: Vec<Array> = kinds
+        .map(|kind| match kind {
+            Kind::Text | Kind::Json => Array::Text(Vec::with_capacity(rows.len())),
+            Kind::Integer => Array::Integer(Vec::with_capacity(rows.len())),
+            Kind::Decimal => Array::Decimal(Vec::with_capacity(rows.len())),
+            Kind::Time => Array::Time(Vec::with_capacity(rows.len())),
+        })
+        .collect();
+    for row in rows {
+        let values: Vec<Value> = match row.change {
+            Change::Put(values) => values,
+            Change::Set(values) | Change::Add(values) => values.into_iter().map(|(_, value)| value).collect(),
+            Change::Delete => vec![],
+        };
+        for (column, value) in columns.iter_mut().zip(row.key.into_iter().chain(values)) {
+            column.push(value);
+        }
+    }
+    columns
+}
+
+impl Array {
+    fn push(&mut self, value: Value) {
+        match (self, value) {
+            (Self::Text(column), Value::Text(text) | Value::Json(text)) => column.push(Some(text)),
+            (Self::Integer(column), Value::Integer(number)) => column.push(Some(number)),
+            (Self::Decimal(column), Value::Decimal(number)) => column.push(Some(number)),
+            (Self::Time(column), Value::Time(at)) => column.push(Some(system_time(at))),
+            (Self::Text(column), _) => column.push(None),
+            (Self::Integer(column), _) => column.push(None),
+            (Self::Decimal(column), _) => column.push(None),
+            (Self::Time(column), _) => column.push(None),
+        }
+    }
+
+    fn parameter(&self) -> &(dyn ToSql + Sync) {
+        match self {
+            Self::Text(column) => column,
+            Self::Integer(column) => column,
+            Self::Decimal(column) => column,
+            Self::Time(column) => column,
+        }
+    }
+}
+
+impl Write {
+    /// Prepares the statement on this connection, once in the connection's life.
+    pub(crate) async fn prepare(&self, client: &Client) -> Result<tokio_postgres::Statement, Error> {
+        Ok(client.prepare_cached(&self.sql).await?)
+    }
+
+    /// Sends the statement.
+    pub(crate) async fn send<'a>(
+        self,
+        pipeline: &mut Pipeline<'a>,
+        client: &'a Client,
+        statement: tokio_postgres::Statement,
+        tenant: TenantId,
+    ) {
+        pipeline
+            .send(async move {
+                let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&tenant, &self.build];
+                parameters.extend(self.columns.iter().map(Array::parameter));
+                client.query(&statement, &parameters).await
+            })
+            .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static TABLE: Table = Table {
+        name: "tallies",
+        key: &[Column::text("name")],
+        columns: &[Column::integer("count"), Column::json("note")],
+    };
+
+    #[test]
+    fn each_way_of_writing_is_one_statement() {
+        assert_eq!(
+            statement(&TABLE, &Shape::Put),
+            "insert into tallies (tenant_id, build, name, count, note) select $1, $2, u.name, u.count, u.note::json \
+             from unnest($3::text[], $4::bigint[], $5::text[]) as u(name, count, note) \
+             on conflict (tenant_id, build, name) do update set count = excluded.count, note = excluded.note"
+        );
+        assert_eq!(
+            statement(&TABLE, &Shape::Set(vec![1])),
+            "update tallies t set note = u.note::json from unnest($3::text[], $4::text[]) as u(name, note) \
+             where t.tenant_id = $1 and t.build = $2 and t.name = u.name"
+        );
+        assert_eq!(
+            statement(&TABLE, &Shape::Add(vec![0])),
+            "update tallies t set count = t.count + u.count from unnest($3::text[], $4::bigint[]) as u(name, count) \
+             where t.tenant_id = $1 and t.build = $2 and t.name = u.name"
+        );
+        assert_eq!(
+            statement(&TABLE, &Shape::Delete),
+            "delete from tallies t using unnest($3::text[]) as u(name) \
+             where t.tenant_id = $1 and t.build = $2 and t.name = u.name"
+        );
+    }
+}
