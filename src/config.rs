@@ -66,3 +66,29 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(12);
 pub const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the server's own PostgreSQL may then take to stop.
 pub const DATABASE_STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// The largest body of a request.
+pub const BODY_BYTES: usize = 1024 * 1024;
+/// How deeply the JSON of a request may be nested.
+pub const JSON_DEPTH: usize = 64;
+/// The longest name or id that a caller gives, in characters.
+pub const NAME_CHARACTERS: usize = 256;
+/// The largest metadata, as JSON.
+pub const METADATA_BYTES: usize = 16 * 1024;
+/// The longest idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
+/// API keys that a server remembers, and as many digests that open nothing.
+pub const CACHED_KEYS: usize = 10_000;
+/// How long a server trusts what it knows of an API key: a revocation is seen everywhere within this time.
+pub const KEY_REMEMBERED: Duration = Duration::from_secs(1);
+/// API keys whose requests are being counted on a server; the counts themselves are in the database.
+pub const COUNTED_KEYS: usize = 10_000;
+/// Requests of one key that may wait to be counted; more are refused with 503.
+pub const COUNTING_QUEUE: usize = 4_096;
+/// Over what time the requests of a key are counted. The database's function has the same number.
+pub const RATE_WINDOW: Duration = Duration::from_secs(60);
+/// When a caller is told to come back after a 503, in seconds.
+pub const RETRY_AFTER_S: i64 = 1;
+/// Rows of a page where the caller names no number.
+pub const PAGE: i64 = 25;
+/// Rows of a page at most.
+pub const LARGEST_PAGE: i64 = 100;

@@ -12,6 +12,8 @@ pub mod clock;
 pub mod config;
 /// The way to PostgreSQL.
 pub mod database;
+/// The API over HTTP.
+pub mod http;
 /// The secrets of API keys.
 pub mod keys;
 /// The log: the only way to change anything.
@@ -26,6 +28,8 @@ pub mod postgres;
 pub mod private_file;
 /// Randomness and new ids.
 pub mod random;
+/// The queries behind the API: what is read for an answer, one file a resource.
+pub mod read;
 /// The serving loop, from the first connection to the last.
 pub mod serve;
 /// The vault: the master key, and what is wrapped by it.
