@@ -34,7 +34,9 @@ pub fn start(format: Option<Format>, default_level: &str) -> Result<(), String> 
         .with_ansi(false);
     // A second start changes nothing: whatever is there already gets the lines.
     let _started = match format {
-        Format::Json => logs.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
+        Format::Json => {
+            logs.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        }
         Format::Text => logs.with_target(false).try_init(),
     };
     Ok(())

@@ -7,10 +7,10 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use theazo_domain::Event;
 use theazo_domain::id::OrganizationId;
 use theazo_domain::key::Role;
 use theazo_domain::organization::{Created, Mode, Plan};
-use theazo_domain::Event;
 
 use super::{Error, Tools};
 use crate::log::read::{self, Filter};

@@ -69,7 +69,9 @@ pub enum Error {
     )]
     NoDatabase(PathBuf),
     /// The schema is not the one that this program is for.
-    #[error("the schema of the database has version {applied}, and this program is for version {known}: {advice}")]
+    #[error(
+        "the schema of the database has version {applied}, and this program is for version {known}: {advice}"
+    )]
     Schema {
         /// What the database has.
         applied: i32,
@@ -162,7 +164,10 @@ pub async fn tools(settings: &Settings, site: &Site) -> Result<Tools, Error> {
     let master = source.find(wrapped_by.as_deref())?;
     let keys = Arc::new(ServerKeys::load(&mut owner, &master).await?);
     let database = Database::new(&site.serving, site.tls.clone())?;
-    database.ping().await.map_err(|error| if error.is_unavailable() { error.into() } else { Error::Role(error) })?;
+    database
+        .ping()
+        .await
+        .map_err(|error| if error.is_unavailable() { error.into() } else { Error::Role(error) })?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let log = Log::new(database.clone(), Arc::clone(&keys), Arc::clone(&clock));
     Ok(Tools { owner, database, log, keys, clock })

@@ -55,7 +55,10 @@ async fn look(settings: &Settings, site: &Site) -> Vec<Check> {
         Ok(tools) => {
             let master = crate::vault::master_key_id(&tools.owner).await;
             let master = master.map_err(|error| error.to_string());
-            checks.push(check("master key", master.map(|id| format!("{} opens the keys", id.unwrap_or_default()))));
+            checks.push(check(
+                "master key",
+                master.map(|id| format!("{} opens the keys", id.unwrap_or_default())),
+            ));
             checks.push(check("serving role", serving(&tools.database).await));
             let tenants = find_tenants(&tools.database, None).await.map_err(|error| error.to_string());
             checks.push(check("organizations", tenants.map(|tenants| format!("{} logs", tenants.len()))));
@@ -64,7 +67,10 @@ async fn look(settings: &Settings, site: &Site) -> Vec<Check> {
         Err(error) => checks.push(check("keys", Err(error.to_string()))),
     }
     if settings.data_dir.join(FIRST_KEYS_FILE).exists() {
-        let detail = format!("{} holds API keys: move them to a safe place", settings.data_dir.join(FIRST_KEYS_FILE).display());
+        let detail = format!(
+            "{} holds API keys: move them to a safe place",
+            settings.data_dir.join(FIRST_KEYS_FILE).display()
+        );
         checks.push(check("first keys", Ok(detail)));
     }
     checks
@@ -72,7 +78,10 @@ async fn look(settings: &Settings, site: &Site) -> Vec<Check> {
 
 async fn version(owner: &Client, site: &Site) -> Result<String, String> {
     let row = owner
-        .query_one("select current_setting('server_version_num')::integer, current_setting('server_version')", &[])
+        .query_one(
+            "select current_setting('server_version_num')::integer, current_setting('server_version')",
+            &[],
+        )
         .await
         .map_err(|error| error.to_string())?;
     let (number, name): (i32, String) = (row.get(0), row.get(1));
@@ -100,7 +109,10 @@ async fn durability(owner: &Client) -> Result<String, String> {
         .map_err(|error| error.to_string())?;
     let settings: [String; 3] = [row.get(0), row.get(1), row.get(2)];
     if settings.iter().any(|setting| setting == "off") {
-        return Err(format!("fsync {}, full_page_writes {}, synchronous_commit {}: none may be off", settings[0], settings[1], settings[2]));
+        return Err(format!(
+            "fsync {}, full_page_writes {}, synchronous_commit {}: none may be off",
+            settings[0], settings[1], settings[2]
+        ));
     }
     Ok("what is committed survives a crash".to_owned())
 }

@@ -80,7 +80,9 @@ struct Row {
 
 pub(super) async fn run(tools: &Tools, command: &Command, output: Output) -> Result<Outcome, Error> {
     match command {
-        Command::Create { org, mode, role } => create(tools, tenant(tools, *org, *mode).await?, *role, output).await?,
+        Command::Create { org, mode, role } => {
+            create(tools, tenant(tools, *org, *mode).await?, *role, output).await?
+        }
         Command::List { org } => list(tools, *org, output).await?,
         Command::Revoke { key_id, org } => revoke(tools, *key_id, *org, output).await?,
     }

@@ -51,7 +51,11 @@ pub(super) async fn run(tools: &Tools, command: &Command, output: Output) -> Res
         rows.push(verify(tools, tenant).await?);
     }
     output.list(&rows, ["ORGANIZATION", "MODE", "EVENTS", "ROOT", "RESULT"], |row| {
-        let result = if row.wrong == 0 { "verified".to_owned() } else { format!("{} WRONG: {}", row.wrong, row.problems.join("; ")) };
+        let result = if row.wrong == 0 {
+            "verified".to_owned()
+        } else {
+            format!("{} WRONG: {}", row.wrong, row.problems.join("; "))
+        };
         [
             row.organization_id.to_string(),
             row.mode.as_str().to_owned(),
@@ -65,9 +69,12 @@ pub(super) async fn run(tools: &Tools, command: &Command, output: Output) -> Res
 
 async fn verify(tools: &Tools, tenant: Tenant) -> Result<Verified, Error> {
     let scope = tools.log.scope(tenant.id);
-    let head = scope.query_optional("select position, frontier, root from heads where tenant_id = $1", &[]).await?;
-    let (position, frontier, root): (i64, Vec<u8>, Vec<u8>) =
-        head.map_or((0, Vec::new(), Frontier::default().root().to_vec()), |row| (row.get(0), row.get(1), row.get(2)));
+    let head =
+        scope.query_optional("select position, frontier, root from heads where tenant_id = $1", &[]).await?;
+    let (position, frontier, root): (i64, Vec<u8>, Vec<u8>) = head
+        .map_or((0, Vec::new(), Frontier::default().root().to_vec()), |row| {
+            (row.get(0), row.get(1), row.get(2))
+        });
     let mut verified = Verified {
         organization_id: tenant.organization_id,
         mode: tenant.mode,

@@ -239,5 +239,8 @@ async fn tenants(
 /// The one tenant of an organization in a mode.
 async fn tenant(tools: &Tools, organization: OrganizationId, mode: ModeArgument) -> Result<Tenant, Error> {
     let found = tenants(tools, Some(organization), Some(mode)).await?;
-    found.into_iter().next().ok_or_else(|| Error::Usage(format!("the organization {organization} is not complete")))
+    found
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::Usage(format!("the organization {organization} is not complete")))
 }

@@ -94,7 +94,11 @@ fn show(reports: &[Of<Report>], output: Output) {
     let head = ["ORGANIZATION", "MODE", "READ MODEL", "EVENTS", "ROWS", "SECONDS", "RESULT"];
     output.list(reports, head, |of| {
         let report = &of.what;
-        let result = if report.equal { "equal".to_owned() } else { format!("DIFFERS: {}", report.differing.join(" ")) };
+        let result = if report.equal {
+            "equal".to_owned()
+        } else {
+            format!("DIFFERS: {}", report.differing.join(" "))
+        };
         [
             of.organization_id.to_string(),
             of.mode.as_str().to_owned(),

@@ -41,7 +41,8 @@ pub(super) async fn run(
     let Booted { app, site, first_keys } = boot::server(settings).await?;
     serve::stop_on_signals(app.stopping.clone())
         .map_err(|error| Error::Usage(format!("cannot handle signals: {error}")))?;
-    let lost = site.cluster().map(|cluster| tokio::spawn(watch_database(cluster.state(), app.stopping.clone())));
+    let lost =
+        site.cluster().map(|cluster| tokio::spawn(watch_database(cluster.state(), app.stopping.clone())));
     let url = format!("http://{address}");
     if let Some(keys) = first_keys {
         line(&welcome(&keys, &settings.data_dir.join(FIRST_KEYS_FILE), &url));

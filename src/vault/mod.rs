@@ -57,7 +57,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The keys of this database are wrapped by another master key.
-    #[error("the keys in the database are wrapped by the master key {wrapped_by}, and the one given is {given}")]
+    #[error(
+        "the keys in the database are wrapped by the master key {wrapped_by}, and the one given is {given}"
+    )]
     WrongMaster {
         /// The fingerprint of the master key that is needed.
         wrapped_by: String,

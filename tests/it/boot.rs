@@ -67,7 +67,8 @@ async fn a_first_start_shows_its_keys_once_and_they_open_the_api() {
         let mode = dir.join(secret).metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{secret}");
     }
-    let (in_live, in_test) = (server.create_session(&live, "u").await, server.create_session(&test, "u").await);
+    let (in_live, in_test) =
+        (server.create_session(&live, "u").await, server.create_session(&test, "u").await);
     assert!(server.stop().await.success());
 
     let again = Server::start(&dir).await;
@@ -162,7 +163,8 @@ async fn a_server_over_a_named_database_needs_a_master_key_and_the_right_one() {
 async fn two_servers_that_start_at_once_make_one_organization() {
     let (first, second) = (Scratch::new(), Scratch::new());
     let database = database().await;
-    let (first_settings, second_settings) = (settings(&database, &first.path), settings(&database, &second.path));
+    let (first_settings, second_settings) =
+        (settings(&database, &first.path), settings(&database, &second.path));
     let (one, two) = tokio::join!(boot::server(&first_settings), boot::server(&second_settings));
     let (one, two) = (one.expect("it starts"), two.expect("it starts"));
     assert!(one.first_keys.is_some() != two.first_keys.is_some(), "one of them made the keys");
@@ -232,7 +234,9 @@ async fn begin(settings: &Settings, killed_after: KilledAfter) {
         }
         let keys = [(KilledAfter::LiveKey, tenants[0], live), (KilledAfter::TestKey, tenants[1], test)];
         for (_, tenant, secret) in keys.iter().filter(|(step, ..)| killed_after >= *step) {
-            operator::create_key(&tools, Actor::System, *tenant, Role::Admin, secret).await.expect("it is made");
+            operator::create_key(&tools, Actor::System, *tenant, Role::Admin, secret)
+                .await
+                .expect("it is made");
         }
     }
     tools.log.close().await;
@@ -265,7 +269,8 @@ async fn a_database_with_an_organization_of_its_operator_gets_no_default_one() {
     let site = Site::of_server(&settings).await.expect("the database is there");
     let mut tools = boot::tools(&settings, &site).await.expect("the log opens");
     let organization_id = OrganizationId::from_ulid(random::ulid(Timestamp::from_millis(1)));
-    let new = NewOrganization { organization_id, name: "Acme".to_owned(), plan: Plan::Free, rate_limit: None };
+    let new =
+        NewOrganization { organization_id, name: "Acme".to_owned(), plan: Plan::Free, rate_limit: None };
     operator::create_organization(&mut tools, Actor::Operator, &new).await.expect("it begins");
     let booted = boot::server(&settings).await.expect("it starts");
     assert!(booted.first_keys.is_none());

@@ -41,9 +41,11 @@ async fn an_operator_makes_an_organization_and_keys_that_work_at_once_and_stop_w
     .await;
     json(&dir, &["key", "revoke", id, "--org", org]).await;
     let events = json(&dir, &["event", "list", "--org", org, "--mode", "live"]).await;
-    let kinds: Vec<_> = events["data"].as_array().expect("a list").iter().map(|event| &event["type"]).collect();
+    let kinds: Vec<_> =
+        events["data"].as_array().expect("a list").iter().map(|event| &event["type"]).collect();
     assert_eq!(kinds, ["key.revoked", "session.created", "key.created", "organization.created"]);
-    let filtered = json(&dir, &["event", "list", "--org", org, "--type", "key.created", "--subject", id]).await;
+    let filtered =
+        json(&dir, &["event", "list", "--org", org, "--type", "key.created", "--subject", id]).await;
     assert_eq!(filtered["data"].as_array().map(Vec::len), Some(1));
 }
 
@@ -53,9 +55,11 @@ async fn a_sound_database_is_found_sound_and_a_changed_one_is_not() {
     let dir = scratch.path.join("data");
     let server = Server::start(&dir).await;
     let keys: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(dir.join("first-keys.json")).expect("it is there")).expect("JSON");
+        serde_json::from_slice(&std::fs::read(dir.join("first-keys.json")).expect("it is there"))
+            .expect("JSON");
     server.create_session(keys["live"].as_str().expect("a key"), "user_1").await;
-    for sound in [&["log", "verify"][..], &["projection", "compare"], &["doctor"], &["projection", "rebuild"]] {
+    for sound in [&["log", "verify"][..], &["projection", "compare"], &["doctor"], &["projection", "rebuild"]]
+    {
         json(&dir, sound).await;
     }
     let builds = json(&dir, &["projection", "list", "sessions"]).await;

@@ -68,7 +68,8 @@ impl Server {
 
     /// Starts a server and waits until it listens.
     pub(crate) async fn start_with(mut command: Command) -> Server {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
         let mut out = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         let mut err = child.stderr.take().expect("it is piped");
         let mut said = String::new();
