@@ -17,13 +17,13 @@ pub enum Format {
 /// The variable that says what is logged, such as `info` or `theazo=debug,warn`.
 const FILTER_VARIABLE: &str = "THEAZO_LOG";
 
-/// Begins to log. Without a format it is text on a terminal and JSON elsewhere; without a filter, `default_level`.
+/// Begins to log. Without a format it is text on a terminal and JSON elsewhere; without a filter, `default_filter`.
 ///
 /// # Errors
 /// When the filter in the environment is malformed; the text says how.
-pub fn start(format: Option<Format>, default_level: &str) -> Result<(), String> {
+pub fn start(format: Option<Format>, default_filter: &str) -> Result<(), String> {
     let wanted = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
-    let filter = EnvFilter::try_new(wanted.as_deref().unwrap_or(default_level))
+    let filter = EnvFilter::try_new(wanted.as_deref().unwrap_or(default_filter))
         .map_err(|error| format!("{FILTER_VARIABLE} is not a filter: {error}"))?;
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { Format::Text } else { Format::Json });

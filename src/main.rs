@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use theazo::cli::{self, Cli, Outcome};
 
 fn main() -> ExitCode {
@@ -11,7 +10,8 @@ fn main() -> ExitCode {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Wrong) => ExitCode::FAILURE,
         Err(error) => {
-            cli::complain(&format!("{error:#}"));
+            // Every error of the program says its cause itself.
+            cli::complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
@@ -19,8 +19,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     cli.start_logging().map_err(anyhow::Error::msg)?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(cli.run());
     // What still runs was given its time, and has been answered or will be found open by the next start.
     runtime.shutdown_background();

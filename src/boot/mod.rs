@@ -9,9 +9,11 @@ use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use deadpool_postgres::PoolError;
 use theazo_domain::Refusal;
 use tokio::sync::watch;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 pub use first::{FILE_NAME as FIRST_KEYS_FILE, FirstKeys};
 pub use site::{DATABASE_NAME, Site};
@@ -164,13 +166,19 @@ pub async fn tools(settings: &Settings, site: &Site) -> Result<Tools, Error> {
     let master = source.find(wrapped_by.as_deref())?;
     let keys = Arc::new(ServerKeys::load(&mut owner, &master).await?);
     let database = Database::new(&site.serving, site.tls.clone())?;
-    database
-        .ping()
-        .await
-        .map_err(|error| if error.is_unavailable() { error.into() } else { Error::Role(error) })?;
+    database.ping().await.map_err(unservable)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let log = Log::new(database.clone(), Arc::clone(&keys), Arc::clone(&clock));
     Ok(Tools { owner, database, log, keys, clock })
+}
+
+/// Why the serving login does not get in: the pool says only that it does not.
+fn unservable(error: database::Error) -> Error {
+    let database::Error::Pool(PoolError::Backend(refused)) = error else { return error.into() };
+    let role = [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::INVALID_PARAMETER_VALUE];
+    let is_role = refused.code().is_some_and(|code| role.contains(code));
+    let error = database::Error::Postgres(refused);
+    if is_role { Error::Role(error) } else { error.into() }
 }
 
 async fn check_schema(owner: &Client) -> Result<(), Error> {

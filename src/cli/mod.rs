@@ -160,7 +160,9 @@ impl Cli {
     pub fn start_logging(&self) -> Result<(), String> {
         let serving = matches!(self.command, Some(Command::Serve(_)) | None);
         let format = if serving { self.place.log_format } else { Some(logging::Format::Text) };
-        logging::start(format, if serving { "info" } else { "warn" })
+        // Connections that end with the database at a stop are no news.
+        let filter = if serving { "info,deadpool=error" } else { "warn,deadpool=error,theazo::postgres=error" };
+        logging::start(format, filter)
     }
 
     /// Carries the command out.
@@ -215,6 +217,7 @@ async fn with_tools(settings: &Settings, command: &Command, output: Output) -> R
                 Command::Serve(_) | Command::Db(_) | Command::Doctor => Ok(Outcome::Fine),
             };
             tools.log.close().await;
+            drop(tools);
             outcome
         }
     };

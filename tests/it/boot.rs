@@ -15,7 +15,7 @@ use theazo_domain::key::Role;
 use theazo_domain::organization::{Mode, Plan};
 use theazo_domain::time::Timestamp;
 
-use crate::support::cluster::{Scratch, TestDatabase, database};
+use crate::support::cluster::{Scratch, TestDatabase, connect, database};
 use crate::support::server::{self, MASTER_KEY, Server, send, theazo};
 use crate::support::wait::{until, until_async};
 
@@ -286,4 +286,44 @@ async fn a_stopped_server_leaves_nothing_running() {
     let pid = postmaster(&dir).expect("it is announced");
     assert!(server.stop().await.success());
     until("the postmaster to be gone", || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_login_that_serves_need_not_own_the_schema_and_the_owner_need_not_be_a_superuser() {
+    let scratch = Scratch::new();
+    let database = database().await;
+    let (owner, login) = (format!("{}_owner", database.name), format!("{}_login", database.name));
+    let admin = database.connect().await;
+    let sql = format!(
+        "create role {owner} login createrole password 'owner'; create role {login} login password 'login'; \
+         alter database {} owner to {owner}",
+        database.name
+    );
+    admin.batch_execute(&sql).await.expect("the superuser may");
+    let as_role = |role: &str, password: &str| {
+        let admin = url(&database);
+        let (_, rest) = admin.split_once('@').expect("a URL with a login");
+        format!("postgresql://{role}:{password}@{rest}")
+    };
+    let (owner_url, login_url) = (as_role(&owner, "owner"), as_role(&login, "login"));
+    let place = ["--database-url", &login_url, "--migration-url", &owner_url];
+    server::json(&scratch.path, &[&["db", "migrate"][..], &place].concat()).await;
+
+    let arguments = [&["serve", "--listen", "127.0.0.1:0"][..], &place].concat();
+    let with_key = || {
+        let mut command = theazo(&scratch.path, &arguments);
+        command.env("THEAZO_MASTER_KEY", MASTER_KEY);
+        command
+    };
+    let stranger = with_key().output().await.expect("the program runs");
+    assert_eq!(stranger.status.code(), Some(1), "the login is no member of the serving role yet");
+    let complaint = String::from_utf8_lossy(&stranger.stderr).into_owned();
+    assert!(complaint.contains("a member of the role theazo_serve"), "{complaint}");
+
+    let owner_client = connect(&owner_url.parse().expect("a URL")).await;
+    owner_client.batch_execute(&format!("grant theazo_serve to {login}")).await.expect("the owner may");
+    let server = Server::start_with(with_key()).await;
+    let session = server.create_session(&first_key(&scratch.path, "live"), "user_1").await;
+    assert!(session.starts_with("ses_"));
+    assert!(server.stop().await.success());
 }
