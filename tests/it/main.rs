@@ -2,6 +2,10 @@
 
 mod boot;
 mod cli;
+mod feed;
+mod log;
 mod postgres;
+mod rebuild;
 mod serve;
 mod support;
+mod walls;
