@@ -161,7 +161,8 @@ impl Cli {
         let serving = matches!(self.command, Some(Command::Serve(_)) | None);
         let format = if serving { self.place.log_format } else { Some(logging::Format::Text) };
         // Connections that end with the database at a stop are no news.
-        let filter = if serving { "info,deadpool=error" } else { "warn,deadpool=error,theazo::postgres=error" };
+        let filter =
+            if serving { "info,deadpool=error" } else { "warn,deadpool=error,theazo::postgres=error" };
         logging::start(format, filter)
     }
 
