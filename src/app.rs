@@ -17,4 +17,6 @@ pub struct App {
     pub keys: Arc<ServerKeys>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// True from when the server is to stop: streams end then, and it says that it is not ready.
+    pub stopping: tokio::sync::watch::Sender<bool>,
 }

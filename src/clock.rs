@@ -9,6 +9,12 @@ use theazo_domain::time::Timestamp;
 pub trait Clock: Send + Sync {
     /// The present moment in UTC.
     fn now(&self) -> Timestamp;
+
+    /// What the database is told to take for the present where it would look at its own clock, which all servers
+    /// share. `None` lets it; only a clock that is not the real one differs.
+    fn dictated(&self) -> Option<Timestamp> {
+        None
+    }
 }
 
 /// The machine's clock.
@@ -43,5 +49,9 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+
+    fn dictated(&self) -> Option<Timestamp> {
+        Some(self.now())
     }
 }

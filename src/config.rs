@@ -44,3 +44,51 @@ pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(48 * 3_600);
 pub const IDEMPOTENCY_SWEEP: Duration = Duration::from_secs(3_600);
 /// Rows that one such look deletes at most.
 pub const IDEMPOTENCY_SWEEP_ROWS: i64 = 5_000;
+/// Connections of callers that are served at the same time; more wait in the system's queue.
+pub const CONNECTIONS: usize = 10_000;
+/// Files that the process may have open, where the system lets it: one a connection, and some.
+pub const OPEN_FILES: u64 = 65_536;
+/// How long a caller may take to send the headers of a request; also how long a connection may stay without one.
+pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// The headers of a request, in bytes.
+pub const HEADER_BYTES: usize = 32 * 1_024;
+/// The headers of a request, by number.
+pub const HEADERS: usize = 100;
+/// Requests at the same time on one HTTP/2 connection.
+pub const HTTP2_STREAMS: u32 = 128;
+/// How often a quiet HTTP/2 connection is asked whether it is still there, and how long it has to say so.
+pub const HTTP2_PING: Duration = Duration::from_secs(20);
+/// How long to wait before connections are accepted again when the process has run out of files.
+pub const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// How long requests in flight may take once the server was told to stop. This and the next two make less than 30 s.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(12);
+/// How long the log may then take to answer what it took.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the server's own PostgreSQL may then take to stop.
+pub const DATABASE_STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// The largest body of a request.
+pub const BODY_BYTES: usize = 1024 * 1024;
+/// How deeply the JSON of a request may be nested.
+pub const JSON_DEPTH: usize = 64;
+/// The longest name or id that a caller gives, in characters.
+pub const NAME_CHARACTERS: usize = 256;
+/// The largest metadata, as JSON.
+pub const METADATA_BYTES: usize = 16 * 1024;
+/// The longest idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
+/// API keys that a server remembers, and as many digests that open nothing.
+pub const CACHED_KEYS: usize = 10_000;
+/// How long a server trusts what it knows of an API key: a revocation is seen everywhere within this time.
+pub const KEY_REMEMBERED: Duration = Duration::from_secs(1);
+/// API keys whose requests are being counted on a server; the counts themselves are in the database.
+pub const COUNTED_KEYS: usize = 10_000;
+/// Requests of one key that may wait to be counted; more are refused with 503.
+pub const COUNTING_QUEUE: usize = 4_096;
+/// Over what time the requests of a key are counted. The database's function has the same number.
+pub const RATE_WINDOW: Duration = Duration::from_secs(60);
+/// When a caller is told to come back after a 503, in seconds.
+pub const RETRY_AFTER_S: i64 = 1;
+/// Rows of a page where the caller names no number.
+pub const PAGE: i64 = 25;
+/// Rows of a page at most.
+pub const LARGEST_PAGE: i64 = 100;

@@ -2,17 +2,35 @@
 
 /// Everything a request needs, assembled once.
 pub mod app;
+/// From nothing to a server that can answer.
+pub mod boot;
+/// The command line.
+pub mod cli;
 /// The clock, as a parameter.
 pub mod clock;
 /// Every limit of the server, by name.
 pub mod config;
 /// The way to PostgreSQL.
 pub mod database;
+/// The API over HTTP.
+pub mod http;
+/// The secrets of API keys.
+pub mod keys;
 /// The log: the only way to change anything.
 pub mod log;
-/// The server's own PostgreSQL.
+/// What the server says about itself, on standard error.
+pub mod logging;
+/// What is done for the operator: organizations and their keys.
+pub mod operator;
+/// The server's own PostgreSQL, for whoever names no database.
 pub mod postgres;
+/// Files that only the server's user may read.
+pub mod private_file;
 /// Randomness and new ids.
 pub mod random;
-/// The server's own keys.
+/// The queries behind the API: what is read for an answer, one file a resource.
+pub mod read;
+/// The serving loop, from the first connection to the last.
+pub mod serve;
+/// The vault: the master key, and what is wrapped by it.
 pub mod vault;

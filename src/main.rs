@@ -1,2 +1,27 @@
 //! The `theazo` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+use theazo::cli::{self, Cli, Outcome};
+
+fn main() -> ExitCode {
+    let cli = Cli::from_environment();
+    match run(&cli) {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::Wrong) => ExitCode::FAILURE,
+        Err(error) => {
+            // Every error of the program says its cause itself.
+            cli::complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Outcome> {
+    cli.start_logging().map_err(anyhow::Error::msg)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(cli.run());
+    // What still runs was given its time, and has been answered or will be found open by the next start.
+    runtime.shutdown_background();
+    Ok(outcome?)
+}

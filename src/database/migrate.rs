@@ -1,7 +1,7 @@
 //! Bringing the schema up to what this program needs, as a login that owns it.
 
 use refinery::{Migration, Runner};
-use tokio_postgres::Config;
+use tokio_postgres::{Client, Config};
 
 use super::{Error, Tls};
 
@@ -21,6 +21,30 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))
     .collect()
+}
+
+/// How far the schema of a database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schema {
+    /// The version of the last migration that was applied; 0 in an empty database.
+    pub applied: i32,
+    /// The version of the last migration that this program knows.
+    pub known: i32,
+}
+
+/// Looks how far the schema is.
+///
+/// # Errors
+/// [`Error`] when the database is away or the login may not look.
+pub async fn schema(client: &Client) -> Result<Schema, Error> {
+    let known = migrations()?.iter().map(Migration::version).max().unwrap_or(0);
+    let table = client.query_one("select to_regclass('refinery_schema_history') is not null", &[]).await?;
+    let applied = if table.get(0) {
+        client.query_one("select coalesce(max(version), 0) from refinery_schema_history", &[]).await?.get(0)
+    } else {
+        0
+    };
+    Ok(Schema { applied, known })
 }
 
 /// Applies the migrations that this database has not seen, each in a transaction of its own.

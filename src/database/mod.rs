@@ -12,7 +12,7 @@ use tokio_postgres::Config;
 use tokio_postgres::error::SqlState;
 
 pub use deadpool_postgres::Client;
-pub use migrate::{DEFINER_FUNCTIONS, migrate};
+pub use migrate::{DEFINER_FUNCTIONS, Schema, migrate, schema};
 pub(crate) use pipeline::Pipeline;
 pub(crate) use scope::name_tenant;
 pub use scope::{Scope, millis, system_time};

@@ -70,7 +70,11 @@ fn remove_unfinished(home: &Path) -> Result<(), Error> {
         }
         let removed =
             if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        removed.map_err(Error::file("remove the unfinished cluster", &path))?;
+        if let Err(error) = removed {
+            // The `initdb` of a server that was killed may still be writing there. The next attempt has a name of its
+            // own, so this can wait for the next start.
+            tracing::warn!(%error, path = %path.display(), "what an interrupted start left is still in use");
+        }
     }
     Ok(())
 }

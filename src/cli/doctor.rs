@@ -1,0 +1,133 @@
+//! `theazo doctor`
+
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use super::output::Output;
+use super::{Error, Outcome};
+use crate::boot::{self, FIRST_KEYS_FILE, Settings, Site};
+use crate::database;
+use crate::log::find_tenants;
+
+/// The oldest PostgreSQL that the server's SQL works on, as the database writes its version.
+const OLDEST_VERSION: i32 = 140_000;
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+}
+
+fn check(name: &'static str, looked: Result<String, String>) -> Check {
+    let ok = looked.is_ok();
+    Check { name, ok, detail: looked.unwrap_or_else(|problem| problem) }
+}
+
+pub(super) async fn run(settings: &Settings, output: Output) -> Result<Outcome, Error> {
+    let checks = match Site::of_command(settings).await {
+        Ok(site) => {
+            let checks = look(settings, &site).await;
+            site.stop().await;
+            checks
+        }
+        Err(error) => vec![check("database", Err(error.to_string()))],
+    };
+    output.list(&checks, ["CHECK", "RESULT", "DETAIL"], |check| {
+        [check.name.to_owned(), if check.ok { "ok" } else { "WRONG" }.to_owned(), check.detail.clone()]
+    });
+    Ok(if checks.iter().all(|check| check.ok) { Outcome::Fine } else { Outcome::Wrong })
+}
+
+async fn look(settings: &Settings, site: &Site) -> Vec<Check> {
+    let owner = match site.connect_owner().await {
+        Ok(owner) => owner,
+        Err(error) => return vec![check("database", Err(error.to_string()))],
+    };
+    let mut checks = vec![
+        check("database", version(&owner, site).await),
+        check("schema", schema(&owner).await),
+        check("durability", durability(&owner).await),
+    ];
+    // Opening the log needs the schema, the master key and the keys it wraps, and the serving role.
+    match boot::tools(settings, site).await {
+        Ok(tools) => {
+            let master = crate::vault::master_key_id(&tools.owner).await;
+            let master = master.map_err(|error| error.to_string());
+            checks.push(check(
+                "master key",
+                master.map(|id| format!("{} opens the keys", id.unwrap_or_default())),
+            ));
+            checks.push(check("serving role", serving(&tools.database).await));
+            let tenants = find_tenants(&tools.database, None).await.map_err(|error| error.to_string());
+            checks.push(check("organizations", tenants.map(|tenants| format!("{} logs", tenants.len()))));
+            tools.log.close().await;
+        }
+        Err(error) => checks.push(check("keys", Err(error.to_string()))),
+    }
+    if settings.data_dir.join(FIRST_KEYS_FILE).exists() {
+        let detail = format!(
+            "{} holds API keys: move them to a safe place",
+            settings.data_dir.join(FIRST_KEYS_FILE).display()
+        );
+        checks.push(check("first keys", Ok(detail)));
+    }
+    checks
+}
+
+async fn version(owner: &Client, site: &Site) -> Result<String, String> {
+    let row = owner
+        .query_one(
+            "select current_setting('server_version_num')::integer, current_setting('server_version')",
+            &[],
+        )
+        .await
+        .map_err(|error| error.to_string())?;
+    let (number, name): (i32, String) = (row.get(0), row.get(1));
+    let whose = if site.is_own() { "the server's own" } else { "named by its URL" };
+    if number < OLDEST_VERSION {
+        return Err(format!("PostgreSQL {name}, and 14 or newer is needed"));
+    }
+    Ok(format!("PostgreSQL {name}, {whose}"))
+}
+
+async fn schema(owner: &Client) -> Result<String, String> {
+    let schema = database::schema(owner).await.map_err(|error| error.to_string())?;
+    if schema.applied == schema.known {
+        Ok(format!("version {}", schema.applied))
+    } else {
+        Err(format!("version {}, and this program is for version {}", schema.applied, schema.known))
+    }
+}
+
+/// Whether what is committed survives a crash of the machine.
+async fn durability(owner: &Client) -> Result<String, String> {
+    let row = owner
+        .query_one("select current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit')", &[])
+        .await
+        .map_err(|error| error.to_string())?;
+    let settings: [String; 3] = [row.get(0), row.get(1), row.get(2)];
+    if settings.iter().any(|setting| setting == "off") {
+        return Err(format!(
+            "fsync {}, full_page_writes {}, synchronous_commit {}: none may be off",
+            settings[0], settings[1], settings[2]
+        ));
+    }
+    Ok("what is committed survives a crash".to_owned())
+}
+
+/// Whether the walls between tenants hold for the role that serves.
+async fn serving(database: &database::Database) -> Result<String, String> {
+    let client = database.reading().await.map_err(|error| error.to_string())?;
+    let sql = "select current_user::text, session_user::text, r.rolsuper or r.rolbypassrls, s.rolsuper
+               from pg_roles r, pg_roles s where r.rolname = current_user and s.rolname = session_user";
+    let row = client.query_one(sql, &[]).await.map_err(|error| error.to_string())?;
+    let (role, login, lifts, superuser): (String, String, bool, bool) =
+        (row.get(0), row.get(1), row.get(2), row.get(3));
+    if lifts {
+        return Err(format!("the role {role} may pass the walls between tenants"));
+    }
+    let note = if superuser { ", a superuser: use a login of its own for serving" } else { "" };
+    Ok(format!("{role}, by the login {login}{note}"))
+}

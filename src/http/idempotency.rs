@@ -1,0 +1,93 @@
+//! Carrying out a request that changes something: once only where it carries an `Idempotency-Key`.
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use hmac::{Hmac, KeyInit, Mac};
+use serde::Serialize;
+use sha2::Sha256;
+use theazo_domain::Refusal;
+use theazo_domain::id::RequestId;
+
+use super::Edge;
+use super::auth::Caller;
+use super::body::Signed;
+use super::error::{Complete, Error};
+use crate::log::{Answer, Answered, Answering, Once, Submission};
+use crate::vault::Key;
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// Carries out a command for a caller and answers it. With an `Idempotency-Key` the answer is kept in the transaction
+/// of the work, and a repeat gets it again, byte for byte.
+///
+/// # Errors
+/// [`Error`] when it was not decided; nothing is kept then.
+pub(crate) async fn act(
+    edge: &Edge,
+    caller: &Caller,
+    request: &Signed,
+    submission: Submission,
+    answering: Answering,
+) -> Result<Response, Error> {
+    let log = &edge.app.log;
+    let Some(key) = &request.idempotency_key else {
+        let verdict = log.execute(caller.tenant, submission).await?;
+        let answer = answering(log.scope(caller.tenant.id), &verdict).await?;
+        return Ok(respond(Answered { answer, replayed: false }));
+    };
+    let secret = &edge.app.keys.answers;
+    let once = Once {
+        key: key.clone(),
+        key_digest: digest(secret, &[b"key", caller.tenant.id.0.to_string().as_bytes(), key.as_bytes()]),
+        fingerprint: fingerprint(secret, request),
+    };
+    Ok(respond(log.execute_once(caller.tenant, submission, once, answering).await?))
+}
+
+/// A success, as it is sent and kept.
+pub(crate) fn success(status: StatusCode, body: &impl Serialize) -> Answer {
+    let body = serde_json::to_vec(body).expect("an answer is plain data");
+    Answer { status: status.as_u16(), body }
+}
+
+/// A refusal by the rules, as it is sent and kept.
+pub(crate) fn refused(refusal: &Refusal, request_id: RequestId) -> Answer {
+    failed(&Error::from(refusal), request_id)
+}
+
+/// An error, as it is sent and kept.
+pub(crate) fn failed(error: &Error, request_id: RequestId) -> Answer {
+    success(error.status(), &error.envelope(request_id))
+}
+
+fn respond(answered: Answered) -> Response {
+    let Answered { answer, replayed } = answered;
+    let Ok(status) = StatusCode::from_u16(answer.status) else {
+        return Error::internal(format!("a kept answer has the status {}", answer.status)).into_response();
+    };
+    let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    let mut response = (status, json, answer.body).into_response();
+    if replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response.extensions_mut().insert(Complete);
+    response
+}
+
+/// What makes a request the same as another: method, path, query and the bytes of the body.
+fn fingerprint(secret: &Key, request: &Signed) -> [u8; 32] {
+    let query = request.uri.query().unwrap_or_default();
+    let (method, path) = (request.method.as_str(), request.uri.path());
+    digest(secret, &[b"request", method.as_bytes(), path.as_bytes(), query.as_bytes(), &request.raw])
+}
+
+/// HMAC-SHA-256 over parts, each preceded by its length.
+fn digest(secret: &Key, parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(&secret[..]).expect("HMAC takes keys of any length");
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}

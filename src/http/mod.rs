@@ -1,0 +1,39 @@
+//! The API over HTTP. [`router`] shows all of it on one page; the other files are its manners, once for every route.
+
+mod access;
+mod auth;
+mod body;
+mod credentials;
+mod error;
+mod health;
+mod idempotency;
+mod page;
+mod query;
+mod rate;
+mod router;
+mod schema;
+mod sse;
+mod v1;
+
+use std::sync::Arc;
+
+use crate::app::App;
+
+pub use router::{document, router};
+
+/// What every handler may use: the server's parts, and what this server keeps in memory for its edge.
+#[derive(Clone)]
+pub(crate) struct Edge {
+    /// The server's parts.
+    pub(crate) app: Arc<App>,
+    /// The API keys that this server has seen of late.
+    credentials: Arc<credentials::Credentials>,
+    /// The requests that wait to be counted.
+    rates: Arc<rate::Rates>,
+}
+
+impl Edge {
+    fn new(app: Arc<App>) -> Self {
+        Self { app, credentials: Arc::default(), rates: Arc::default() }
+    }
+}

@@ -1,0 +1,147 @@
+//! The whole API on one page, and the document that describes it.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
+use serde_json::{Value, json};
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Paths};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::{Envelope, Error, Field};
+use super::v1::{events, limits, sessions};
+use super::{Edge, access, health};
+use crate::app::App;
+
+fn api() -> OpenApiRouter<Edge> {
+    OpenApiRouter::with_openapi(about())
+        .routes(routes!(sessions::create, sessions::list))
+        .routes(routes!(sessions::get))
+        .routes(routes!(sessions::by_user))
+        .routes(routes!(sessions::pause))
+        .routes(routes!(sessions::resume))
+        .routes(routes!(sessions::terminate))
+        .routes(routes!(limits::get, limits::change))
+        .routes(routes!(limits::usage))
+        .routes(routes!(events::list))
+        .routes(routes!(events::stream))
+        .routes(routes!(events::get))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(openapi))
+}
+
+/// The API over these parts of the server.
+pub fn router(app: Arc<App>) -> Router {
+    health::recorder();
+    let edge = Edge::new(app);
+    let (router, _) = api().split_for_parts();
+    router
+        .fallback(async || Error::nothing_here())
+        .method_not_allowed_fallback(async || Error::MethodNotAllowed)
+        .layer(from_fn_with_state(edge.clone(), access::surround))
+        .with_state(edge)
+}
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", tag = "server",
+    responses((status = 200, content_type = "application/json", body = Object)))]
+async fn openapi() -> impl IntoResponse {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(document);
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.as_str())
+}
+
+fn about() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("Theazo")
+        .version("1")
+        .description(Some("The control plane of companies that run AI agents for their own users."));
+    OpenApiBuilder::new().info(info.build()).paths(Paths::new()).build()
+}
+
+/// The API document (OpenAPI 3.1), from the handlers: as it is served, and as it is committed.
+///
+/// # Panics
+/// Never: the document is plain data.
+#[must_use]
+pub fn document() -> String {
+    let mut document = serde_json::to_value(api().into_openapi()).expect("the document is plain data");
+    let schemas = &mut document["components"]["schemas"];
+    let mut parts = vec![];
+    <Envelope as utoipa::ToSchema>::schemas(&mut parts);
+    parts.push(("Error".to_owned(), <Envelope as utoipa::PartialSchema>::schema()));
+    parts.push(("Field".to_owned(), <Field as utoipa::PartialSchema>::schema()));
+    for (name, schema) in parts {
+        schemas[name] = json!(schema);
+    }
+    document["components"]["securitySchemes"] = json!({
+        "key": { "type": "http", "scheme": "bearer", "description": "An API key: `th_live_…` or `th_test_…`." }
+    });
+    document["components"]["responses"] = errors();
+    let paths = document["paths"].as_object_mut().expect("there are paths");
+    for (path, item) in paths {
+        let item = item.as_object_mut().expect("a path is an object");
+        for (method, operation) in item {
+            describe(path, method, operation);
+        }
+    }
+    let mut text = serde_json::to_string_pretty(&document).expect("the document is plain data");
+    text.push('\n');
+    text
+}
+
+/// The errors of every route, by their status and what they mean.
+const ERRORS: [(&str, &str); 10] = [
+    ("401", "Missing or invalid API key."),
+    ("403", "The key's role does not allow it."),
+    ("404", "It does not exist."),
+    ("409", "It does not fit the present state, or the Idempotency-Key was used for another request."),
+    ("413", "The body is larger than 1 MiB."),
+    ("415", "The body is not application/json."),
+    ("422", "The request is not valid: `details.fields` names every field that is wrong."),
+    ("429", "Too many requests: come back after `Retry-After` seconds."),
+    ("500", "An unexpected error."),
+    ("503", "It cannot be done right now: come back after `Retry-After` seconds."),
+];
+
+fn errors() -> Value {
+    let response = |(status, description): (&str, &str)| {
+        let schema = json!({ "schema": { "$ref": "#/components/schemas/Error" } });
+        let body = json!({ "description": description, "content": { "application/json": schema } });
+        (format!("Error{status}"), body)
+    };
+    Value::Object(ERRORS.into_iter().map(response).collect())
+}
+
+/// Adds to an operation what all of its kind have in common.
+fn describe(path: &str, method: &str, operation: &mut Value) {
+    let writes = method != "get";
+    let mut statuses = vec!["500", "503"];
+    if operation["tags"] != json!(["server"]) {
+        operation["security"] = json!([{ "key": [] }]);
+        statuses.extend(["401", "403", "422", "429"]);
+    }
+    if path.contains('{') {
+        statuses.push("404");
+    }
+    if writes {
+        statuses.extend(["409", "413", "415"]);
+        let header = json!({
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "The same key and request gives the first answer again, for 24 hours or longer.",
+            "schema": { "type": "string", "minLength": 1, "maxLength": 255 },
+        });
+        let parameters = &mut operation["parameters"];
+        match parameters.as_array_mut() {
+            Some(parameters) => parameters.push(header),
+            None => *parameters = json!([header]),
+        }
+    }
+    for status in statuses {
+        operation["responses"][status] = json!({ "$ref": format!("#/components/responses/Error{status}") });
+    }
+}

@@ -1,0 +1,31 @@
+//! The resources of the API, a file each.
+
+pub(crate) mod events;
+pub(crate) mod limits;
+mod money;
+pub(crate) mod sessions;
+
+use sha2::{Digest, Sha256};
+use theazo_domain::content::ContentRef;
+use theazo_domain::id::ContentId;
+use ulid::Ulid;
+
+use super::Edge;
+use crate::log::Content;
+use crate::random;
+
+impl Edge {
+    /// The random part of a new id.
+    fn new_ulid(&self) -> Ulid {
+        random::ulid(self.app.clock.now())
+    }
+
+    /// What is personal, for its row beside the log, and the reference to it that the event holds.
+    fn content(&self, body: String) -> (Content, ContentRef) {
+        let content_id = ContentId::from_ulid(self.new_ulid());
+        let salt = random::bytes();
+        let digest = Sha256::new().chain_update(salt).chain_update(&body).finalize();
+        let reference = ContentRef { content_id, sha256: hex::encode(digest) };
+        (Content { content_id, salt, body }, reference)
+    }
+}

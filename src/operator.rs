@@ -1,0 +1,101 @@
+//! What is done for the operator of the server rather than for a caller of its API: organizations and their keys.
+//!
+//! It goes through the log like everything else; the registry of tenants alone is written by its owner.
+
+use std::sync::Arc;
+
+use theazo_domain::id::{KeyId, OrganizationId, RequestId};
+use theazo_domain::key::Role;
+use theazo_domain::organization::{Mode, Plan};
+use theazo_domain::{Command, Refusal, key, organization};
+
+use crate::boot::{Error, Tools};
+use crate::log::{Accepted, Actor, Provenance, Submission, Tenant, create_tenant};
+use crate::{keys, random};
+
+/// An organization that is to begin.
+#[derive(Debug, Clone)]
+pub struct NewOrganization {
+    /// Its id in both modes.
+    pub organization_id: OrganizationId,
+    /// Its name.
+    pub name: String,
+    /// Its plan.
+    pub plan: Plan,
+    /// Requests a minute for each key, where it differs from the plan's.
+    pub rate_limit: Option<u32>,
+}
+
+/// Begins an organization in both modes. Begun in part, it is finished; begun already, nothing changes.
+///
+/// # Errors
+/// [`Error`] when the database is away or the owner's login may not do it.
+pub async fn create_organization(
+    tools: &mut Tools,
+    actor: Actor,
+    new: &NewOrganization,
+) -> Result<[Tenant; 2], Error> {
+    let live = create_in(tools, actor, new, Mode::Live).await?;
+    let test = create_in(tools, actor, new, Mode::Test).await?;
+    Ok([live, test])
+}
+
+/// Begins an organization in one mode, as [`create_organization`] does in both.
+///
+/// # Errors
+/// As there.
+pub async fn create_in(
+    tools: &mut Tools,
+    actor: Actor,
+    new: &NewOrganization,
+    mode: Mode,
+) -> Result<Tenant, Error> {
+    let tenant = create_tenant(&mut tools.owner, new.organization_id, mode).await?;
+    let create = organization::Command::Create {
+        name: new.name.clone(),
+        mode,
+        plan: new.plan,
+        rate_limit: new.rate_limit,
+    };
+    match execute(tools, actor, tenant, Command::Organization(new.organization_id, create)).await {
+        Ok(_) | Err(Error::Refused(Refusal::Existing(_))) => Ok(tenant),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes an API key of this secret; the secret itself is stored nowhere.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn create_key(
+    tools: &Tools,
+    actor: Actor,
+    tenant: Tenant,
+    role: Role,
+    secret: &str,
+) -> Result<KeyId, Error> {
+    let key_id = KeyId::from_ulid(random::ulid(tools.clock.now()));
+    let create = key::Command::Create {
+        role,
+        digest: keys::digest(&tools.keys.pepper, secret),
+        last_four: keys::last_four(secret).to_owned(),
+    };
+    execute(tools, actor, tenant, Command::Key(key_id, create)).await?;
+    Ok(key_id)
+}
+
+/// Revokes an API key, for good. Says whether it was active.
+///
+/// # Errors
+/// [`Error::Refused`] when this tenant has no such key; [`Error`] when the database is away.
+pub async fn revoke_key(tools: &Tools, actor: Actor, tenant: Tenant, key_id: KeyId) -> Result<bool, Error> {
+    let accepted = execute(tools, actor, tenant, Command::Key(key_id, key::Command::Revoke)).await?;
+    Ok(!accepted.events.is_empty())
+}
+
+async fn execute(tools: &Tools, actor: Actor, tenant: Tenant, command: Command) -> Result<Accepted, Error> {
+    let request_id = RequestId::from_ulid(random::ulid(tools.clock.now()));
+    let provenance = Provenance { actor, request_id, cause: None };
+    let submission = Submission { command, provenance, contents: Vec::new() };
+    Ok(Arc::clone(&tools.log).execute(tenant, submission).await??)
+}

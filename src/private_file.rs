@@ -1,0 +1,69 @@
+//! Files that only the server's user may read, written so that a crash leaves the old one or the new one.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::random;
+
+/// Writes a file whole, with mode 0600: beside its place first, then moved into it, and both made durable.
+///
+/// # Errors
+/// Whatever the file system says. The place holds what it held before, then.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = parent(path);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = dir.join(format!(".{name}.{}", hex::encode(random::bytes::<6>())));
+    let written = write_new(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        let _absent = std::fs::remove_file(&beside);
+    }
+    written?;
+    // The new name is durable once its directory is.
+    File::open(dir)?.sync_all()
+}
+
+/// Makes a directory, and those above it, that only its owner may look into.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn make_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_private_file_is_replaced_whole_and_nobody_else_may_read_it() {
+        let dir = std::env::temp_dir().join(format!("theazo-private-{}", std::process::id()));
+        make_dir(&dir).unwrap();
+        let path = dir.join("secret");
+        write(&path, b"a longer first text").unwrap();
+        write(&path, b"second").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(dir.read_dir().unwrap().count(), 1, "nothing is left beside it");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

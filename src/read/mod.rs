@@ -1,0 +1,18 @@
+//! The reads behind GET: a statement each, whose first argument is whose rows are read.
+
+/// API keys and whose they are.
+pub mod key;
+/// Sessions, their limits and what they have used.
+pub mod session;
+
+use crate::database::Error;
+
+/// Reads a text of a row as the type that wrote it.
+fn typed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Error> {
+    text.parse().map_err(|error| Error::Row(format!("{text:?}: {error}")))
+}
+
+/// Reads a word of a row as the enum that wrote it.
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Error> {
+    serde_json::from_value(text.into()).map_err(|error| Error::Row(format!("{text:?}: {error}")))
+}

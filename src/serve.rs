@@ -1,0 +1,161 @@
+//! The serving loop, from the first connection to the last.
+//!
+//! Each connection is a task. What a caller may hold up is bounded: connections by number, headers by time, size and
+//! number, HTTP/2 by streams. Told to stop, the loop closes its socket, lets the requests in flight finish and returns.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tower::ServiceExt;
+
+use crate::config;
+
+/// Serves until `stopping` holds true, then lets the requests in flight finish, for as long as
+/// [`config::DRAIN_DEADLINE`]. Event streams are to end by themselves when `stopping` holds true.
+pub async fn run(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
+    let builder = Arc::new(connections());
+    let places = Arc::new(Semaphore::new(config::CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let caller = Caller { stream, peer, watcher: graceful.watcher(), _place: place };
+                tokio::spawn(caller.serve(Arc::clone(&builder), router.clone()));
+            }
+            Err(error) => rest_after(&error).await,
+        }
+    }
+    drop(listener);
+    tracing::info!(connections = graceful.count(), "no more connections are accepted");
+    if tokio::time::timeout(config::DRAIN_DEADLINE, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were still running at the deadline and are cut");
+    }
+}
+
+/// Makes SIGTERM and SIGINT stop the server, and a second one end the process at once.
+///
+/// # Errors
+/// When the system does not let signals be handled.
+pub fn stop_on_signals(stopping: watch::Sender<bool>) -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if stopping.send_replace(true) {
+                tracing::warn!(signal = name, "told to stop again: ending at once");
+                std::process::exit(1);
+            }
+            tracing::info!(signal = name, "told to stop");
+        }
+    });
+    Ok(())
+}
+
+/// Lets the process have as many files open as its connections need, where the system allows it.
+pub fn raise_open_files() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let wanted = config::OPEN_FILES.min(hard);
+    if soft < wanted
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
+    {
+        tracing::debug!(%error, soft, wanted, "the limit of open files stays as it is");
+    }
+}
+
+/// How every connection is served.
+fn connections() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config::HEADER_DEADLINE)
+        .max_headers(config::HEADERS)
+        .max_buf_size(config::HEADER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config::HTTP2_STREAMS)
+        .max_header_list_size(u32::try_from(config::HEADER_BYTES).expect("some thousands"))
+        .keep_alive_interval(config::HTTP2_PING)
+        .keep_alive_timeout(config::HTTP2_PING);
+    builder
+}
+
+/// Waits a little where accepting would fail again at once: the process or the machine has no file to spare.
+async fn rest_after(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+        return; // that one caller went away
+    }
+    tracing::warn!(%error, "a connection could not be accepted");
+    tokio::time::sleep(config::ACCEPT_REST).await;
+}
+
+/// A connection that was accepted, and its place among those that may be open.
+struct Caller {
+    stream: TcpStream,
+    peer: SocketAddr,
+    watcher: Watcher,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Caller {
+    async fn serve(self, builder: Arc<Builder<TokioExecutor>>, router: Router) {
+        let peer = self.peer;
+        if let Err(error) = self.stream.set_nodelay(true) {
+            tracing::debug!(%error, %peer, "small answers may be slow");
+        }
+        let asked = Arc::new(AtomicBool::new(false));
+        let service = {
+            let asked = Arc::clone(&asked);
+            hyper::service::service_fn(move |mut request: Request<Incoming>| {
+                asked.store(true, Ordering::Relaxed);
+                request.extensions_mut().insert(ConnectInfo(peer));
+                let answering = router.clone().oneshot(request);
+                async move { answering.await.map(|response: Response| response) }
+            })
+        };
+        let connection = builder.serve_connection(TokioIo::new(self.stream), service).into_owned();
+        let mut connection = pin!(self.watcher.watch(connection));
+        // The deadline of the headers begins after the protocol is known; a caller that says nothing never gets there.
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = tokio::time::sleep(config::HEADER_DEADLINE) => {
+                if !asked.load(Ordering::Relaxed) {
+                    return;
+                }
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, %peer, "a connection ended early");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The vault: the master key, and what is wrapped by it.
+
+mod master;
+mod server_keys;
+
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+pub use master::{FILE_NAME, Master, Source};
+pub use server_keys::{ServerKeys, master_key_id};
+
+/// 32 random bytes that are wiped from memory when they are dropped.
+pub type Key = Zeroizing<[u8; 32]>;
+
+/// Why the vault does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Both ways of naming a master key were used.
+    #[error("THEAZO_MASTER_KEY and THEAZO_MASTER_KEY_FILE are both set: keep one of them")]
+    Ambiguous,
+    /// No master key was named, and the database is not the server's own.
+    #[error(
+        "a master key is needed: set THEAZO_MASTER_KEY (32 bytes in hex, as `openssl rand -hex 32` prints them) or \
+         THEAZO_MASTER_KEY_FILE. Keep it: what it wraps cannot be read without it"
+    )]
+    Missing,
+    /// The master key of the server's own database is gone.
+    #[error(
+        "{} is missing, and the keys in the database are wrapped by the master key {wrapped_by}: restore that file, or \
+         name the key by THEAZO_MASTER_KEY or THEAZO_MASTER_KEY_FILE", path.display()
+    )]
+    Lost {
+        /// Where the master key was.
+        path: PathBuf,
+        /// The fingerprint of the master key that is needed.
+        wrapped_by: String,
+    },
+    /// The text is not 32 bytes in hex.
+    #[error("the master key in {origin} must be 64 hexadecimal digits (32 bytes), and is not")]
+    Malformed {
+        /// Where the text was found.
+        origin: String,
+    },
+    /// Anybody could guess it.
+    #[error("the master key in {origin} is one byte repeated: make a random one with `openssl rand -hex 32`")]
+    Weak {
+        /// Where the text was found.
+        origin: String,
+    },
+    /// The master key's file could not be read or written.
+    #[error("the master key's file {}: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The keys of this database are wrapped by another master key.
+    #[error(
+        "the keys in the database are wrapped by the master key {wrapped_by}, and the one given is {given}"
+    )]
+    WrongMaster {
+        /// The fingerprint of the master key that is needed.
+        wrapped_by: String,
+        /// The fingerprint of the one that was given.
+        given: String,
+    },
+    /// What is wrapped was changed, or cut, or stands under another name.
+    #[error("the wrapped key `{name}` is damaged: it does not open under the master key {master_key_id}")]
+    Damaged {
+        /// The wrapped key's name.
+        name: String,
+        /// The fingerprint of the master key.
+        master_key_id: String,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] crate::database::Error),
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error.into())
+    }
+}

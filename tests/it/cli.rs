@@ -1,0 +1,111 @@
+//! The command line, as an operator uses it.
+
+use nix::sys::signal::Signal;
+use theazo::boot::DATABASE_NAME;
+use theazo::postgres::Cluster;
+
+use crate::support::cluster::{Scratch, connect};
+use crate::support::server::{Server, json, run};
+use crate::support::wait::until_async;
+
+#[tokio::test]
+async fn an_operator_makes_an_organization_and_keys_that_work_at_once_and_stop_when_revoked() {
+    let scratch = Scratch::new();
+    let dir = scratch.path.join("data");
+    let server = Server::start(&dir).await;
+    let organization = json(&dir, &["org", "create", "Acme", "--plan", "free", "--rate-limit", "500"]).await;
+    let org = organization["id"].as_str().expect("an id");
+    assert!(org.starts_with("org_"));
+    let made = json(&dir, &["key", "create", "--org", org, "--mode", "live", "--role", "developer"]).await;
+    let (id, key) = (made["id"].as_str().expect("an id"), made["key"].as_str().expect("a secret"));
+    assert!(id.starts_with("key_") && key.starts_with("th_live_"));
+    server.create_session(key, "user_1").await;
+
+    let listed = json(&dir, &["key", "list", "--org", org]).await;
+    assert_eq!(listed["data"].as_array().map(Vec::len), Some(1));
+    assert_eq!(listed["data"][0]["id"], id);
+    assert_eq!(listed["data"][0]["role"], "developer");
+    assert!(listed["data"][0].get("revokedAt").is_none());
+    let names: Vec<_> = json(&dir, &["org", "list"]).await["data"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|row| row["name"].as_str().expect("a name").to_owned())
+        .collect();
+    assert_eq!(names, ["default", "Acme"]);
+
+    json(&dir, &["key", "revoke", id, "--org", org]).await;
+    until_async("the revoked key to open nothing", async || {
+        server.status("/v1/sessions", key).await.filter(|status| *status == 401)
+    })
+    .await;
+    json(&dir, &["key", "revoke", id, "--org", org]).await;
+    let events = json(&dir, &["event", "list", "--org", org, "--mode", "live"]).await;
+    let kinds: Vec<_> =
+        events["data"].as_array().expect("a list").iter().map(|event| &event["type"]).collect();
+    assert_eq!(kinds, ["key.revoked", "session.created", "key.created", "organization.created"]);
+    let filtered =
+        json(&dir, &["event", "list", "--org", org, "--type", "key.created", "--subject", id]).await;
+    assert_eq!(filtered["data"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn a_sound_database_is_found_sound_and_a_changed_one_is_not() {
+    let scratch = Scratch::new();
+    let dir = scratch.path.join("data");
+    let server = Server::start(&dir).await;
+    let keys: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.join("first-keys.json")).expect("it is there"))
+            .expect("JSON");
+    server.create_session(keys["live"].as_str().expect("a key"), "user_1").await;
+    for sound in [&["log", "verify"][..], &["projection", "compare"], &["doctor"], &["projection", "rebuild"]]
+    {
+        json(&dir, sound).await;
+    }
+    let builds = json(&dir, &["projection", "list", "sessions"]).await;
+    assert_eq!(builds["data"].as_array().map(Vec::len), Some(2), "{builds}");
+
+    let endpoint = Cluster::attach(&dir).await.expect("it can be reached").expect("it runs");
+    let owner = connect(&endpoint.config(DATABASE_NAME, &endpoint.user)).await;
+    owner.batch_execute("update sessions set status = 'paused'").await.expect("the superuser may");
+    let compared = run(&dir, &["projection", "compare", "sessions"]).await;
+    assert_eq!(compared.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&compared.stdout).contains("DIFFERS"));
+    json(&dir, &["projection", "rebuild", "sessions"]).await;
+    json(&dir, &["projection", "compare", "sessions"]).await;
+
+    owner.batch_execute("update events set data = '{}' where position = 1").await.expect("the superuser may");
+    let verified = run(&dir, &["log", "verify"]).await;
+    assert_eq!(verified.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(said.contains("position 1 is not what was hashed"), "{said}");
+}
+
+#[tokio::test]
+async fn a_command_starts_the_database_of_a_stopped_server_and_stops_it_again() {
+    let scratch = Scratch::new();
+    let dir = scratch.path.join("data");
+    let server = Server::start(&dir).await;
+    server.signal(Signal::SIGTERM);
+    assert!(server.ended().await.success());
+    let listed = json(&dir, &["org", "list"]).await;
+    assert_eq!(listed["data"][0]["name"], "default");
+    assert!(Cluster::attach(&dir).await.expect("the directory is readable").is_none(), "it is stopped again");
+    json(&dir, &["db", "migrate"]).await;
+}
+
+#[tokio::test]
+async fn an_error_is_one_line_and_its_status_tells_usage_from_failure() {
+    let scratch = Scratch::new();
+    let nowhere = run(&scratch.path, &["org", "list"]).await;
+    assert_eq!(nowhere.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();
+    assert!(said.starts_with("error: there is no database in") && said.lines().count() == 1, "{said}");
+    assert_eq!(run(&scratch.path, &["org", "create"]).await.status.code(), Some(2));
+    assert_eq!(run(&scratch.path, &["key", "list", "--org", "acme"]).await.status.code(), Some(2));
+    let unreachable = ["org", "list", "--database-url", "postgres://user:hunter2@127.0.0.1:1/none"];
+    let unreachable = run(&scratch.path, &unreachable).await;
+    assert_eq!(unreachable.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&unreachable.stderr).into_owned();
+    assert!(said.lines().count() == 1 && !said.contains("hunter2"), "{said}");
+}

@@ -1,0 +1,99 @@
+//! The serving loop: what a caller may hold up, and how it ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use theazo::serve;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::support::server::exchange;
+
+/// A serving loop of a test.
+struct Serving {
+    address: SocketAddr,
+    stopping: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+async fn start(router: Router) -> Serving {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+    let address = listener.local_addr().expect("it has one");
+    let (stopping, stopped) = watch::channel(false);
+    let task = tokio::spawn(serve::run(listener, router, stopped));
+    Serving { address, stopping, task }
+}
+
+fn hello() -> Router {
+    Router::new().route("/", get(async || "hello"))
+}
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_request_in_flight_is_answered_while_the_server_stops_and_no_other_is_taken() {
+    let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (told, held) = (Arc::clone(&entered), Arc::clone(&release));
+    let slow = get(async move || {
+        told.notify_one();
+        held.notified().await;
+        "done"
+    });
+    let serving = start(Router::new().route("/", slow)).await;
+    let address = serving.address.to_string();
+    let asking = tokio::spawn(async move { exchange(&address, REQUEST).await });
+    entered.notified().await;
+    // A connection without a request does not keep the server.
+    let mut idle = TcpStream::connect(serving.address).await.expect("it listens");
+    serving.stopping.send_replace(true);
+    let mut rest = Vec::new();
+    let _reset = idle.read_to_end(&mut rest).await;
+    assert!(TcpStream::connect(serving.address).await.is_err(), "the socket is closed");
+    assert!(!serving.task.is_finished());
+    release.notify_one();
+    let answer = asking.await.expect("it ran").expect("it was answered");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
+    serving.task.await.expect("the loop ends when the last request has");
+}
+
+#[tokio::test]
+async fn headers_beyond_their_limits_are_refused() {
+    let serving = start(hello()).await;
+    let address = serving.address.to_string();
+    let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(40_000));
+    let answer = exchange(&address, &long).await.unwrap_or_default();
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x-many: 1\r\n".repeat(101));
+    let answer = exchange(&address, &many).await.expect("it is answered");
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let answer = exchange(&address, REQUEST).await.expect("the next caller is served");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_says_nothing_or_half_a_request_is_cut() {
+    let serving = start(hello()).await;
+    for said in ["", "GET / HT", "GET / HTTP/1.1\r\nhost: x\r\n", "PRI * HTT"] {
+        let mut stream = TcpStream::connect(serving.address).await.expect("it listens");
+        stream.write_all(said.as_bytes()).await.expect("it is taken");
+        let mut answer = Vec::new();
+        let _reset = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{said:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_to_those_who_begin_with_it() {
+    let serving = start(hello()).await;
+    let mut stream = TcpStream::connect(serving.address).await.expect("it listens");
+    // The preface and an empty SETTINGS frame; the server answers with a SETTINGS frame of its own (type 4).
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it is taken");
+    let mut frame = [0; 9];
+    stream.read_exact(&mut frame).await.expect("it answers");
+    assert_eq!(frame[3], 4);
+}
