@@ -10,19 +10,15 @@ pub mod config;
 pub mod database;
 /// The API over HTTP.
 pub mod http;
-/// The log: the only way to change anything.
-pub mod log;
 /// The secrets of API keys.
 pub mod keys;
-/// Randomness and new ids.
-pub mod random;
-/// The reads behind GET.
-pub mod read;
-/// Everything a request needs, assembled once.
-pub mod app;
+/// The log: the only way to change anything.
+pub mod log;
 /// The server's own PostgreSQL.
 pub mod postgres;
 /// Randomness and new ids.
 pub mod random;
+/// The reads behind GET.
+pub mod read;
 /// The server's own keys.
 pub mod vault;

@@ -1,4 +1,6 @@
 //! What the tests stand on.
 
+pub(crate) mod api;
 pub(crate) mod cluster;
+pub(crate) mod site;
 pub(crate) mod wait;
