@@ -6,7 +6,7 @@ use tokio_postgres::Config;
 use super::{Error, Tls};
 
 /// Two servers that start at once migrate one after the other: the key of an advisory lock.
-const LOCK: &str = "select pg_advisory_lock(7432_816_001)";
+const LOCK: &str = "select pg_advisory_lock(7432816001)";
 
 /// Every function that looks over the wall between tenants, before a tenant is known. They return a tenant and an
 /// id; a test holds this list against the database.

@@ -269,16 +269,13 @@ impl Appender {
         };
         append::send_kept(&mut pipeline, client, self.tenant.id, kept, now).await?;
         pipeline.send(async { client.batch_execute("commit").await.map(|()| vec![]) }).await;
-        let notice = format!("{}:{}", self.tenant.id.0, head.unwrap_or_default());
+        let notice =
+            format!("select pg_notify('theazo_log', '{}:{}')", self.tenant.id.0, head.unwrap_or_default());
         let mut notify = Pipeline::default();
         if head.is_some() {
             // Sent with the commit but outside of the transaction: a NOTIFY inside makes every commit of the
             // database wait for one lock while it is flushed. It only wakes; the log is the truth.
-            notify
-                .send(async {
-                    client.execute("select pg_notify('theazo_log', $1)", &[&notice]).await.map(|_| vec![])
-                })
-                .await;
+            notify.send(async { client.batch_execute(&notice).await.map(|()| vec![]) }).await;
         }
         let replies = replies(decisions, answers);
         match pipeline.finish().await {

@@ -60,10 +60,16 @@ fn only_what_is_about_the_server_itself_is_public() {
 
 #[test]
 fn every_operation_is_described() {
+    let mut ids = vec![];
     for Operation { method, path, described, .. } in operations(UNKNOWN) {
-        assert!(described["operationId"].is_string(), "{method} {path} has no id");
+        let id = described["operationId"].as_str().unwrap_or_default().to_owned();
+        assert!(!id.is_empty() && !ids.contains(&id), "{method} {path} has no id of its own");
+        ids.push(id);
         assert!(described["summary"].is_string(), "{method} {path} has no summary");
         let answers = described["responses"].as_object().unwrap();
+        assert!(
+            answers.values().all(|answer| answer.get("$ref").is_some() || answer["description"].is_string())
+        );
         assert!(answers.keys().any(|status| status.starts_with('2')), "{method} {path} never succeeds");
     }
 }

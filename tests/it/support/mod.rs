@@ -2,5 +2,7 @@
 
 pub(crate) mod api;
 pub(crate) mod cluster;
+pub(crate) mod logs;
+pub(crate) mod proxy;
 pub(crate) mod site;
 pub(crate) mod wait;

@@ -1,0 +1,152 @@
+//! Read models are folds of the log: rebuilt they are identical, and what differs is found.
+
+use std::sync::Arc;
+
+use theazo::log::rebuild::{self, Report};
+use theazo::log::{Failure, Log, Tenant};
+use theazo_domain::session::Command;
+use theazo_projections::ALL;
+use tokio::task::JoinSet;
+
+use crate::support::logs::{World, ask, create, create_with, new_session_id};
+use crate::support::wait;
+
+async fn live_through(log: &Arc<Log>, tenant: Tenant, sessions: usize) {
+    let mut commands = JoinSet::new();
+    for number in 0..sessions {
+        let log = Arc::clone(log);
+        commands.spawn(async move {
+            let session = new_session_id();
+            let user = format!("user_{}", number % 7);
+            log.execute(tenant, create_with(session, &user, "{\"a\":1}")).await.unwrap().unwrap();
+            for command in [Command::Pause, Command::Resume, Command::Terminate].into_iter().take(number % 4)
+            {
+                log.execute(tenant, ask(session, command)).await.unwrap().unwrap();
+            }
+        });
+    }
+    commands.join_all().await;
+}
+
+fn assert_clean(report: &Report) {
+    assert!(report.equal, "{report:?}");
+    assert!(report.differing.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_read_model_rebuilt_while_others_append_is_identical() {
+    let world = World::new().await;
+    let (log, other) = (world.server(), world.server());
+    live_through(&log, world.tenant, 400).await;
+    let appending = {
+        let tenant = world.tenant;
+        tokio::spawn(async move { live_through(&other, tenant, 400).await })
+    };
+    for projection in ALL {
+        assert_clean(&rebuild::compare(&log, world.tenant, projection).await.unwrap());
+        let report = rebuild::rebuild(&log, world.tenant, projection).await.unwrap();
+        assert_clean(&report);
+        assert!(report.switched);
+    }
+    appending.await.unwrap();
+    for projection in ALL {
+        let report = rebuild::compare(&log, world.tenant, projection).await.unwrap();
+        assert_clean(&report);
+        assert!(report.rows > 0 || projection.table().name == "api_keys");
+    }
+    let builds = rebuild::list(log.scope(world.tenant.id)).await.unwrap();
+    assert_eq!(builds.len(), ALL.len());
+    assert!(builds.iter().all(|build| build.state == "live" && build.build == 2), "{builds:?}");
+    // No row of another build is left.
+    for projection in ALL {
+        let sql = format!("select count(*) from {} where build <> 2", projection.table().name);
+        let left: i64 = world.superuser().await.query_one(&sql, &[]).await.unwrap().get(0);
+        assert_eq!(left, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_differs_from_the_log_is_found_and_mended() {
+    let world = World::new().await;
+    let log = world.server();
+    let (kept, changed, lost) = (new_session_id(), new_session_id(), new_session_id());
+    for session in [kept, changed, lost] {
+        log.execute(world.tenant, create(session, "user")).await.unwrap().unwrap();
+    }
+    let superuser = world.superuser().await;
+    let spoil = format!(
+        "update sessions set status = 'paused' where session_id = '{changed}';
+         delete from sessions where session_id = '{lost}'"
+    );
+    superuser.batch_execute(&spoil).await.unwrap();
+    let sessions = theazo_projections::named("sessions").unwrap();
+    let mut differing = vec![changed.to_string(), lost.to_string()];
+    differing.sort();
+    for look in [
+        rebuild::compare(&log, world.tenant, sessions).await.unwrap(),
+        rebuild::rebuild(&log, world.tenant, sessions).await.unwrap(),
+    ] {
+        assert_eq!((look.equal, &look.differing), (false, &differing));
+        assert_eq!((look.events, look.rows), (4, 3));
+    }
+    assert_clean(&rebuild::compare(&log, world.tenant, sessions).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_an_interrupted_rebuild_has_left_is_cleared_by_the_next() {
+    let world = World::new().await;
+    let log = world.server();
+    log.execute(world.tenant, create(new_session_id(), "user")).await.unwrap().unwrap();
+    world
+        .superuser()
+        .await
+        .batch_execute(
+            "insert into projection_builds (tenant_id, projection, build, version, state)
+               select tenant_id, 'sessions', 5, 1, 'beside' from heads;
+             insert into sessions select tenant_id, 5, session_id, user_id, 'paused', limits, metadata_content_id,
+               position, created_at, updated_at from sessions",
+        )
+        .await
+        .unwrap();
+    let sessions = theazo_projections::named("sessions").unwrap();
+    assert_clean(&rebuild::rebuild(&log, world.tenant, sessions).await.unwrap());
+    let builds = world.superuser().await.query("select distinct build from sessions", &[]).await.unwrap();
+    let builds: Vec<i32> = builds.iter().map(|row| row.get(0)).collect();
+    assert_eq!(builds, [6]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_with_newer_read_models_makes_them_before_it_serves() {
+    let world = World::new().await;
+    live_through(&world.server(), world.tenant, 40).await;
+    // As a server of an earlier version leaves it: an older fold of one read model, and another not there at all.
+    world
+        .superuser()
+        .await
+        .batch_execute(
+            "update projection_builds set version = 0 where projection = 'sessions';
+             update sessions set status = 'as it was before';
+             delete from projection_builds where projection = 'session_usage';
+             delete from session_usage;
+             update heads set projection_epoch = 0",
+        )
+        .await
+        .unwrap();
+    let log = world.server();
+    let outcome = log.open(world.tenant).await;
+    assert!(matches!(outcome, Err(Failure::Rebuilding)), "{outcome:?}");
+    let runtime = tokio::runtime::Handle::current();
+    wait::until("the read models to be made", || {
+        let opened = tokio::task::block_in_place(|| runtime.block_on(log.open(world.tenant)));
+        match opened {
+            Ok(()) => Some(()),
+            Err(Failure::Rebuilding) => None,
+            Err(failure) => panic!("{failure}"),
+        }
+    })
+    .await;
+    for projection in ALL {
+        assert_clean(&rebuild::compare(&log, world.tenant, projection).await.unwrap());
+    }
+    live_through(&log, world.tenant, 4).await;
+}
