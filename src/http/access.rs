@@ -35,8 +35,7 @@ pub(crate) struct Notes {
 pub(crate) async fn surround(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let request_id = RequestId::from_ulid(random::ulid(edge.app.clock.now()));
-    let notes =
-        Arc::new(Notes { request_id, caller: OnceLock::new(), admission: OnceLock::new() });
+    let notes = Arc::new(Notes { request_id, caller: OnceLock::new(), admission: OnceLock::new() });
     request.extensions_mut().insert(Arc::clone(&notes));
     let method = request.method().clone();
     let route = request
@@ -76,13 +75,11 @@ fn record(method: &Method, route: &str, response: &Response, notes: &Notes, bega
         tenant = caller.map(|(tenant, _)| tenant.0),
         key_id = caller.map(|(_, key)| tracing::field::display(key)),
     );
-    let labels = [
-        ("route", route.to_owned()),
-        ("method", known(method).to_owned()),
-        ("status", status.to_string()),
-    ];
-    metrics::counter!("http_requests_total", &labels).increment(1);
-    metrics::histogram!("http_request_duration_seconds", "route" => route.to_owned()).record(took.as_secs_f64());
+    let labels =
+        [("route", route.to_owned()), ("method", known(method).to_owned()), ("status", status.to_string())];
+    metrics::counter!("theazo_http_requests_total", &labels).increment(1);
+    metrics::histogram!("theazo_http_request_duration_seconds", "route" => route.to_owned())
+        .record(took.as_secs_f64());
 }
 
 /// The method, if it is one of those that exist: a caller must not be able to make up new metrics.

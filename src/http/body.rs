@@ -75,8 +75,7 @@ impl<T: Input + Default, S: Send + Sync> FromRequest<S> for Optional<T> {
         if !json && !request.raw.is_empty() {
             return Err(Error::UnsupportedMediaType);
         }
-        let body =
-            if request.raw.is_empty() { Some(T::default()) } else { parse(&request.raw, &mut fields) };
+        let body = if request.raw.is_empty() { Some(T::default()) } else { parse(&request.raw, &mut fields) };
         settle(body, fields).map(|body| Self { body, request })
     }
 }
@@ -132,7 +131,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Field> {
     match value.to_str() {
         Ok(key) if visible && fits && all.next().is_none() => Ok(Some(key.to_owned())),
         _ => {
-            let message = format!("must be one header of 1 to {} visible ASCII characters", config::IDEMPOTENCY_KEY_BYTES);
+            let message = format!(
+                "must be one header of 1 to {} visible ASCII characters",
+                config::IDEMPOTENCY_KEY_BYTES
+            );
             Err(Field::new("Idempotency-Key", "header", message))
         }
     }
@@ -259,7 +261,8 @@ pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D
     let exact = number.as_i64().or_else(|| {
         let float = number.as_f64()?;
         // Up to here every whole number has one float and one only.
-        (float.fract() == 0.0 && float.abs() <= 9_007_199_254_740_992.0).then(|| float.to_string().parse().ok())?
+        (float.fract() == 0.0 && float.abs() <= 9_007_199_254_740_992.0)
+            .then(|| float.to_string().parse().ok())?
     });
     exact.ok_or_else(|| serde::de::Error::custom("expected a whole number"))
 }

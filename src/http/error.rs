@@ -217,7 +217,9 @@ impl From<&Refusal> for Error {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::QueueFull | Failure::Rebuilding => Self::Unavailable(format!("Please retry: {failure}.")),
+            Failure::QueueFull | Failure::Rebuilding => {
+                Self::Unavailable(format!("Please retry: {failure}."))
+            }
             Failure::Unavailable { outcome_unknown } => {
                 let hint = if outcome_unknown {
                     "The request may have been carried out; repeat it with the same Idempotency-Key."

@@ -60,7 +60,12 @@ impl<'a> Listing<'a> {
     }
 
     /// The page made of these rows, of which one more was read than the page has.
-    pub(crate) fn page<R, T>(&self, rows: Vec<R>, position: impl Fn(&R) -> i64, show: impl Fn(R) -> T) -> Page<T> {
+    pub(crate) fn page<R, T>(
+        &self,
+        rows: Vec<R>,
+        position: impl Fn(&R) -> i64,
+        show: impl Fn(R) -> T,
+    ) -> Page<T> {
         let size = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let has_more = rows.len() > size;
         let last = rows.get(size.saturating_sub(1)).map(&position);

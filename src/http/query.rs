@@ -20,7 +20,8 @@ impl<T: FromStr, S: Send + Sync> FromRequestParts<S> for Id<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| Error::nothing_here())?;
+        let params =
+            RawPathParams::from_request_parts(parts, state).await.map_err(|_| Error::nothing_here())?;
         let (_, text) = params.iter().next().ok_or_else(Error::nothing_here)?;
         text.parse().map(Self).map_err(|_| Error::nothing_here())
     }
@@ -190,7 +191,8 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        let mut query = Query::parse("limit=0&status=gone&createdAfter=today&userId=a&userId=b&x=%ff&y=%0&z=%00");
+        let mut query =
+            Query::parse("limit=0&status=gone&createdAfter=today&userId=a&userId=b&x=%ff&y=%0&z=%00");
         query.limit();
         assert_eq!(query.word::<theazo_domain::session::Status>("status", "a status"), None);
         assert_eq!(query.time("createdAfter"), None);

@@ -120,6 +120,11 @@ fn errors() -> Value {
 /// Adds to an operation what all of its kind have in common.
 fn describe(path: &str, method: &str, operation: &mut Value) {
     let writes = method != "get";
+    let done = operation["summary"].clone();
+    let answers = operation["responses"].as_object_mut().expect("an operation has answers");
+    for answer in answers.values_mut() {
+        answer["description"] = done.clone();
+    }
     let mut statuses = vec!["500", "503"];
     if operation["tags"] != json!(["server"]) {
         operation["security"] = json!([{ "key": [] }]);

@@ -42,9 +42,12 @@ pub(crate) fn violations<T: ToSchema + 'static>(value: &Value) -> Vec<Field> {
 
 /// Notes what an error says; of alternatives, what the one says that was meant.
 fn describe(error: &ValidationError<'_>, fields: &mut Vec<Field>) {
-    if let ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } = error.kind() {
+    if let ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } =
+        error.kind()
+    {
         // An optional field is null or something: where the value is of the something's type, that was meant.
-        let mut meant = context.iter().filter(|errors| !errors.iter().any(|inner| is_other_type(error, inner)));
+        let mut meant =
+            context.iter().filter(|errors| !errors.iter().any(|inner| is_other_type(error, inner)));
         if let (Some(errors), None) = (meant.next(), meant.next()) {
             errors.iter().for_each(|inner| describe(inner, fields));
             return;

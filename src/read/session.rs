@@ -162,7 +162,8 @@ fn session(row: &Row) -> Result<Session, Error> {
 }
 
 fn limits(text: Option<&str>) -> Result<Limits, Error> {
-    text.map_or_else(|| Ok(Limits::default()), |text| {
-        serde_json::from_str(text).map_err(|error| Error::Row(format!("limits: {error}")))
-    })
+    text.map_or_else(
+        || Ok(Limits::default()),
+        |text| serde_json::from_str(text).map_err(|error| Error::Row(format!("limits: {error}"))),
+    )
 }

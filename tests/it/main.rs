@@ -1,11 +1,16 @@
 //! The server's tests against a real PostgreSQL, in one binary so that they share one cluster.
+#![expect(clippy::unwrap_used, reason = "in a test, what must be there is unwrapped")]
 
 mod boot;
 mod cli;
 mod feed;
 mod log;
+mod manners;
 mod postgres;
+mod rates;
 mod rebuild;
 mod serve;
 mod support;
+mod surface;
+mod v1;
 mod walls;

@@ -57,7 +57,7 @@ pub(crate) struct Shown {
 }
 
 /// Lists events, newest first.
-#[utoipa::path(get, path = "/v1/events", tag = "events",
+#[utoipa::path(get, operation_id = "listEvents", path = "/v1/events", tag = "events",
     params(
         ("after" = Option<String>, Query, description = "After this position, or from this time or date on"),
         ("until" = Option<String>, Query,
@@ -92,7 +92,7 @@ pub(crate) async fn list(
 }
 
 /// An event, with the personal content that it refers to.
-#[utoipa::path(get, path = "/v1/events/{position}", tag = "events",
+#[utoipa::path(get, operation_id = "getEvent", path = "/v1/events/{position}", tag = "events",
     params(("position" = i64, Path, description = "Its place in the log", minimum = 1)),
     responses((status = 200, body = Shown)))]
 pub(crate) async fn get(
@@ -113,7 +113,7 @@ pub(crate) async fn get(
 }
 
 /// Streams events as they happen (Server-Sent Events). `Last-Event-ID`, or else `after`, replays from there first.
-#[utoipa::path(get, path = "/v1/events/stream", tag = "events",
+#[utoipa::path(get, operation_id = "streamEvents", path = "/v1/events/stream", tag = "events",
     params(
         ("after" = Option<i64>, Query, description = "After this position; 0 for all. Default: from now on",
             minimum = 0),

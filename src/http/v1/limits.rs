@@ -142,7 +142,7 @@ pub(crate) struct SessionUsage {
 }
 
 /// The limits of a session, and how far each is used.
-#[utoipa::path(get, path = "/v1/sessions/{id}/limits", tag = "sessions",
+#[utoipa::path(get, operation_id = "getSessionLimits", path = "/v1/sessions/{id}/limits", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, body = LimitsInUse)))]
 pub(crate) async fn get(
@@ -155,7 +155,7 @@ pub(crate) async fn get(
 }
 
 /// Changes limits of a session: what is left out stays, null lifts the limit.
-#[utoipa::path(patch, path = "/v1/sessions/{id}/limits", tag = "sessions", request_body = NewLimits,
+#[utoipa::path(patch, operation_id = "changeSessionLimits", path = "/v1/sessions/{id}/limits", tag = "sessions", request_body = NewLimits,
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, body = LimitsInUse)))]
 pub(crate) async fn change(
@@ -181,7 +181,7 @@ pub(crate) async fn change(
 }
 
 /// What a session has used since it began.
-#[utoipa::path(get, path = "/v1/sessions/{id}/usage", tag = "sessions",
+#[utoipa::path(get, operation_id = "getSessionUsage", path = "/v1/sessions/{id}/usage", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, body = SessionUsage)))]
 pub(crate) async fn usage(

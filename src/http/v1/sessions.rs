@@ -87,7 +87,7 @@ impl Input for NewSessionOfUser {
 }
 
 /// Creates a session. Agents can be added to it right away.
-#[utoipa::path(post, path = "/v1/sessions", tag = "sessions", request_body = NewSession,
+#[utoipa::path(post, operation_id = "createSession", path = "/v1/sessions", tag = "sessions", request_body = NewSession,
     responses((status = 201, body = Session)))]
 pub(crate) async fn create(
     State(edge): State<Edge>,
@@ -101,7 +101,7 @@ pub(crate) async fn create(
 }
 
 /// The newest session of the user that is not terminated, unchanged (200); else a new one (201).
-#[utoipa::path(post, path = "/v1/sessions/by-user/{userId}", tag = "sessions",
+#[utoipa::path(post, operation_id = "openSessionOfUser", path = "/v1/sessions/by-user/{userId}", tag = "sessions",
     params(("userId" = String, Path, description = "Your application's user identifier", max_length = 256)),
     request_body = Option<NewSessionOfUser>,
     responses((status = 200, body = Session), (status = 201, body = Session)))]
@@ -119,7 +119,7 @@ pub(crate) async fn by_user(
 }
 
 /// Lists sessions, newest first.
-#[utoipa::path(get, path = "/v1/sessions", tag = "sessions",
+#[utoipa::path(get, operation_id = "listSessions", path = "/v1/sessions", tag = "sessions",
     params(
         ("userId" = Option<String>, Query, description = "Of this user", min_length = 1, max_length = 256),
         ("status" = Option<String>, Query, description = "`active`, `paused` or `terminated`"),
@@ -147,7 +147,7 @@ pub(crate) async fn list(
 }
 
 /// A session.
-#[utoipa::path(get, path = "/v1/sessions/{id}", tag = "sessions",
+#[utoipa::path(get, operation_id = "getSession", path = "/v1/sessions/{id}", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, body = Session)))]
 pub(crate) async fn get(
@@ -160,7 +160,7 @@ pub(crate) async fn get(
 }
 
 /// Pauses a session: no work starts in it. Pausing a paused one changes nothing.
-#[utoipa::path(post, path = "/v1/sessions/{id}/pause", tag = "sessions",
+#[utoipa::path(post, operation_id = "pauseSession", path = "/v1/sessions/{id}/pause", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, body = Session)))]
 pub(crate) async fn pause(
@@ -173,7 +173,7 @@ pub(crate) async fn pause(
 }
 
 /// Lets a paused session go on.
-#[utoipa::path(post, path = "/v1/sessions/{id}/resume", tag = "sessions",
+#[utoipa::path(post, operation_id = "resumeSession", path = "/v1/sessions/{id}/resume", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, body = Session)))]
 pub(crate) async fn resume(
@@ -186,7 +186,7 @@ pub(crate) async fn resume(
 }
 
 /// Ends a session, for good. Terminating a terminated one changes nothing.
-#[utoipa::path(post, path = "/v1/sessions/{id}/terminate", tag = "sessions",
+#[utoipa::path(post, operation_id = "terminateSession", path = "/v1/sessions/{id}/terminate", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
     responses((status = 200, body = Session)))]
 pub(crate) async fn terminate(

@@ -1,0 +1,175 @@
+//! Two servers over one database, an organization, and keys to it: what the tests of the API talk to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use theazo::app::App;
+use theazo::clock::{Clock, ManualClock, SystemClock};
+use theazo::database::{Database, connector, migrate};
+use theazo::keys::{self, Secret};
+use theazo::log::{self, Accepted, Actor, Log, Provenance, Submission, Tenant};
+use theazo::random;
+use theazo::vault::{Key, ServerKeys};
+use theazo_domain::id::{KeyId, OrganizationId, RequestId};
+use theazo_domain::key::Role;
+use theazo_domain::organization::{Mode, Plan};
+use theazo_domain::time::Timestamp;
+use theazo_domain::{Command, key, organization};
+use tokio::sync::{OnceCell, watch};
+use tokio::task::JoinHandle;
+
+use super::api::Api;
+use super::cluster::{self, TestDatabase};
+
+/// More than any test asks for that is not about rates.
+const PLENTY: u32 = 1_000_000;
+
+/// A server: its parts, and its API.
+pub(crate) struct Server {
+    pub(crate) app: Arc<App>,
+    pub(crate) router: Router,
+    listener: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// Two servers over one database.
+pub(crate) struct Site {
+    pub(crate) servers: [Server; 2],
+    pub(crate) database: TestDatabase,
+    pub(crate) clock: Arc<ManualClock>,
+    turn: AtomicUsize,
+}
+
+impl Site {
+    /// Servers that look at the machine's clock.
+    pub(crate) async fn new() -> Arc<Self> {
+        Self::with(Arc::new(SystemClock)).await
+    }
+
+    /// Servers whose clock stands until `site.clock` is moved.
+    pub(crate) async fn with_manual_clock() -> Arc<Self> {
+        let clock = Arc::new(ManualClock::at(1_746_057_600_000));
+        let mut site = Self::with(clock.clone()).await;
+        Arc::get_mut(&mut site).expect("nobody has it yet").clock = clock;
+        site
+    }
+
+    async fn with(clock: Arc<dyn Clock>) -> Arc<Self> {
+        let database = cluster::database_from(Some(template().await)).await;
+        let servers = [server(&database, &clock), server(&database, &clock)];
+        let unused = Arc::new(ManualClock::at(0));
+        Arc::new(Self { servers, database, clock: unused, turn: AtomicUsize::new(0) })
+    }
+
+    /// Another server over the same database, as after a restart.
+    pub(crate) fn another(&self) -> Server {
+        server(&self.database, &self.servers[0].app.clock)
+    }
+
+    /// The servers take turns.
+    pub(crate) fn next(&self) -> &Server {
+        &self.servers[self.turn.fetch_add(1, Ordering::Relaxed) % 2]
+    }
+
+    /// An organization of which nobody else has the key.
+    pub(crate) async fn organization(self: &Arc<Self>, mode: Mode, rate_limit: u32) -> Organization {
+        let id = OrganizationId::from_ulid(random::ulid(self.now()));
+        let mut owner = self.database.connect().await;
+        let tenant = log::create_tenant(&mut owner, id, mode).await.expect("a tenant is made");
+        let command = organization::Command::Create {
+            name: "Example".to_owned(),
+            mode,
+            plan: Plan::Team,
+            rate_limit: Some(rate_limit),
+        };
+        self.execute(tenant, Command::Organization(id, command)).await;
+        Organization { site: Arc::clone(self), tenant }
+    }
+
+    /// The API as the admin of a new organization in live mode.
+    pub(crate) async fn admin(self: &Arc<Self>) -> Api {
+        self.organization(Mode::Live, PLENTY).await.api(Role::Admin).await
+    }
+
+    /// Carries out a command that must not be refused.
+    pub(crate) async fn execute(&self, tenant: Tenant, command: Command) -> Accepted {
+        let request_id = RequestId::from_ulid(random::ulid(self.now()));
+        let provenance = Provenance { actor: Actor::Operator, request_id, cause: None };
+        let submission = Submission { command, provenance, contents: vec![] };
+        let verdict = self.next().app.log.execute(tenant, submission).await.expect("it is carried out");
+        verdict.expect("it is allowed")
+    }
+
+    /// The position of the last event of a log.
+    pub(crate) async fn head(&self, tenant: Tenant) -> i64 {
+        let sql = "select position from heads where tenant_id = $1";
+        let row = self.servers[0].app.log.scope(tenant.id).query_optional(sql, &[]).await;
+        row.expect("the database answers").expect("the tenant has a head").get(0)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.servers[0].app.clock.now()
+    }
+}
+
+/// An organization in one mode.
+pub(crate) struct Organization {
+    pub(crate) site: Arc<Site>,
+    pub(crate) tenant: Tenant,
+}
+
+impl Organization {
+    /// A new key: its id and its secret.
+    pub(crate) async fn key(&self, role: Role) -> (KeyId, Secret) {
+        let id = KeyId::from_ulid(random::ulid(self.site.now()));
+        let secret = keys::generate(self.tenant.mode);
+        let digest = keys::digest(&server_keys().pepper, &secret);
+        let last_four = keys::last_four(&secret).to_owned();
+        let command = key::Command::Create { role, digest, last_four };
+        self.site.execute(self.tenant, Command::Key(id, command)).await;
+        (id, secret)
+    }
+
+    /// The API with a new key of this role.
+    pub(crate) async fn api(&self, role: Role) -> Api {
+        let (_, secret) = self.key(role).await;
+        Api::new(&self.site, self.tenant, &secret)
+    }
+}
+
+/// A database that is migrated once, and copied for each test.
+async fn template() -> &'static str {
+    static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+    TEMPLATE
+        .get_or_init(async || {
+            let database = cluster::database().await;
+            let login = database.config();
+            let tls = connector(&login, None).expect("there is a way to connect");
+            migrate(&login, tls).await.expect("the migrations apply");
+            database.name
+        })
+        .await
+}
+
+fn server(database: &TestDatabase, clock: &Arc<dyn Clock>) -> Server {
+    let login = database.config();
+    let tls = connector(&login, None).expect("there is a way to connect");
+    let database = Database::new(&login, tls).expect("the pools are made");
+    let keys = Arc::new(server_keys());
+    let log = Log::new(database.clone(), Arc::clone(&keys), Arc::clone(clock));
+    let listener = log.listen();
+    let stopping = watch::Sender::new(false);
+    let app = Arc::new(App { database, log, keys, clock: Arc::clone(clock), stopping });
+    let router = theazo::http::router(Arc::clone(&app));
+    Server { app, router, listener }
+}
+
+fn server_keys() -> ServerKeys {
+    ServerKeys { pepper: Key::new([1; 32]), answers: Key::new([2; 32]), cursors: Key::new([3; 32]) }
+}

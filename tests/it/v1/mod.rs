@@ -1,0 +1,4 @@
+//! The resources of the API, a file each.
+
+mod events;
+mod sessions;
