@@ -75,7 +75,8 @@ async fn cqrs(world: &World) -> anyhow::Result<Arc<Cqrs>> {
         .password(&endpoint.password(&endpoint.user))
         .database("cqrs");
     let pool = sqlx::postgres::PgPoolOptions::new().max_connections(16).connect_with(options).await?;
-    let views = Arc::new(PostgresViewRepository::<SessionView, Bridged<State>>::new("session_view", pool.clone()));
+    let views =
+        Arc::new(PostgresViewRepository::<SessionView, Bridged<State>>::new("session_view", pool.clone()));
     let query: Box<dyn Query<Bridged<State>>> = Box::new(GenericQuery::new(views));
     Ok(Arc::new(postgres_cqrs(pool, vec![query], ())))
 }
@@ -178,8 +179,13 @@ async fn connections(world: &World, number: usize) -> anyhow::Result<Vec<Option<
     Ok(clients)
 }
 
-const WAYS: [&str; 5] =
-    ["ours, 1 tenant", "ours, 64 tenants", "cqrs-es + postgres-es", "bare insert, 1 a commit", "bare inserts, 500 a commit"];
+const WAYS: [&str; 5] = [
+    "ours, 1 tenant",
+    "ours, 64 tenants",
+    "cqrs-es + postgres-es",
+    "bare insert, 1 a commit",
+    "bare inserts, 500 a commit",
+];
 
 async fn cell(
     way: usize,
@@ -189,7 +195,9 @@ async fn cell(
 ) -> anyhow::Result<Figure> {
     match way {
         0 => run(callers, seconds, 1, |_, until| ours(Arc::clone(log), tenants[0], until)).await,
-        1 => run(callers, seconds, 1, |caller, until| ours(Arc::clone(log), tenants[caller % 64], until)).await,
+        1 => {
+            run(callers, seconds, 1, |caller, until| ours(Arc::clone(log), tenants[caller % 64], until)).await
+        }
         2 => run(callers, seconds, 1, |_, until| theirs(Arc::clone(cqrs), until)).await,
         _ => {
             let clients = std::sync::Mutex::new(connections(world, callers).await?);

@@ -69,7 +69,9 @@ create table events (
   leaf_hash bytea not null,
   primary key (tenant_id, position)
 );
-create index events_by_type on events (tenant_id, type, position);
+-- Its condition is always true; whoever wants this index states it. So a look-up of one event by its whole key can use
+-- no index but the primary one, however little the planner knows of a table that is filling up.
+create index events_by_type on events (tenant_id, type, position) where position > 0;
 
 -- The last position of a log whose time is before a moment; 0 where there is none. Times follow positions, so it
 -- halves its way there and needs no index on the time.
@@ -150,7 +152,7 @@ create table idempotency (
   created_at timestamptz not null,
   primary key (tenant_id, key_digest)
 );
-create index idempotency_by_age on idempotency (tenant_id, created_at);
+create index idempotency_by_age on idempotency (tenant_id, created_at) where created_at > 'epoch';
 
 -- The versions of each read model that exist for a tenant. Rows of a read model carry the number of their build.
 create table projection_builds (

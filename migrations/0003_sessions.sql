@@ -16,11 +16,13 @@ create table sessions (
   updated_at timestamptz not null,
   primary key (tenant_id, build, session_id)
 );
+-- These indexes are for listings, which state their condition (always true); a look-up by key can use the primary one
+-- only, however little the planner knows of a table that is filling up.
 -- Listings run newest first by position. The time stands before it, which gives the same order (an event's time is
 -- never before the one ahead of it), so that `createdAfter` ends the scan instead of filtering it.
-create index sessions_newest on sessions (tenant_id, build, created_at, position);
-create index sessions_of_user on sessions (tenant_id, build, user_id, created_at, position);
-create index sessions_by_status on sessions (tenant_id, build, status, created_at, position);
+create index sessions_newest on sessions (tenant_id, build, created_at, position) where position > 0;
+create index sessions_of_user on sessions (tenant_id, build, user_id, created_at, position) where position > 0;
+create index sessions_by_status on sessions (tenant_id, build, status, created_at, position) where position > 0;
 
 create table session_usage (
   tenant_id bigint not null,

@@ -13,19 +13,19 @@ use theazo::vault::{Key, ServerKeys};
 use theazo_domain::Command;
 use theazo_domain::command::Person;
 use theazo_domain::id::{OrganizationId, RequestId, SessionId, UserId};
+use theazo_domain::money::Currency;
 use theazo_domain::organization::{self, Mode, Plan};
 use theazo_domain::session::{self, CostLimit, CostPeriod, Limits, Opening};
-use theazo_domain::money::Currency;
 
 /// The database of a bench; it is gone when this is dropped.
-pub struct World {
-    pub endpoint: Endpoint,
+pub(crate) struct World {
+    pub(crate) endpoint: Endpoint,
     cluster: Option<Cluster>,
     directory: PathBuf,
 }
 
 impl World {
-    pub async fn new() -> anyhow::Result<Self> {
+    pub(crate) async fn new() -> anyhow::Result<Self> {
         let directory = std::env::temp_dir().join(format!("theazo-bench-{}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
         let options = Options { max_connections: 400, ..Options::new(directory.join("data")) };
@@ -37,31 +37,32 @@ impl World {
         Ok(world)
     }
 
-    pub async fn create_database(&self, name: &str) -> anyhow::Result<()> {
+    pub(crate) async fn create_database(&self, name: &str) -> anyhow::Result<()> {
         self.connect("postgres").await?.batch_execute(&format!("create database {name}")).await?;
         Ok(())
     }
 
-    pub fn login(&self, database: &str) -> tokio_postgres::Config {
+    pub(crate) fn login(&self, database: &str) -> tokio_postgres::Config {
         self.endpoint.config(database, &self.endpoint.user)
     }
 
-    pub async fn connect(&self, database: &str) -> anyhow::Result<tokio_postgres::Client> {
+    pub(crate) async fn connect(&self, database: &str) -> anyhow::Result<tokio_postgres::Client> {
         let (client, connection) = self.login(database).connect(tokio_postgres::NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
     }
 
     /// A server's log.
-    pub fn log(&self) -> anyhow::Result<Arc<Log>> {
+    pub(crate) fn log(&self) -> anyhow::Result<Arc<Log>> {
         let login = self.login("theazo");
         let database = Database::new(&login, database::connector(&login, None)?)?;
-        let keys = ServerKeys { pepper: Key::new([1; 32]), answers: Key::new([2; 32]), cursors: Key::new([3; 32]) };
+        let keys =
+            ServerKeys { pepper: Key::new([1; 32]), answers: Key::new([2; 32]), cursors: Key::new([3; 32]) };
         Ok(Log::new(database, Arc::new(keys), Arc::new(SystemClock)))
     }
 
     /// Organizations that have begun.
-    pub async fn tenants(&self, log: &Arc<Log>, number: usize) -> anyhow::Result<Vec<Tenant>> {
+    pub(crate) async fn tenants(&self, log: &Arc<Log>, number: usize) -> anyhow::Result<Vec<Tenant>> {
         let mut owner = self.connect("theazo").await?;
         let mut tenants = vec![];
         for _ in 0..number {
@@ -75,7 +76,7 @@ impl World {
         Ok(tenants)
     }
 
-    pub async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         if let Some(cluster) = self.cluster.take() {
             cluster.stop().await;
         }
@@ -93,14 +94,14 @@ fn remove(directory: &Path) -> std::io::Result<()> {
     std::fs::remove_dir_all(directory)
 }
 
-pub fn submission(command: Command) -> Submission {
+pub(crate) fn submission(command: Command) -> Submission {
     let request_id = RequestId::from_ulid(random::ulid(SystemClock.now()));
     let provenance = Provenance { actor: Actor::Operator, request_id, cause: None };
     Submission { command, provenance, contents: vec![] }
 }
 
 /// The four commands of a session's life.
-pub fn session_life() -> (SessionId, [session::Command; 4]) {
+pub(crate) fn session_life() -> (SessionId, [session::Command; 4]) {
     let session = SessionId::from_ulid(random::ulid(SystemClock.now()));
     let new_id = UserId::from_ulid(random::ulid(SystemClock.now()));
     let max_cost = Some(CostLimit { amount: 500, currency: Currency::Usd, period: CostPeriod::Day });
@@ -120,25 +121,22 @@ pub fn session_life() -> (SessionId, [session::Command; 4]) {
 
 /// How many events a second, and how long one took.
 #[derive(Debug, Clone, Copy)]
-pub struct Figure {
-    pub per_second: f64,
-    pub median_ms: f64,
-    pub p99_ms: f64,
+pub(crate) struct Figure {
+    pub(crate) per_second: f64,
+    pub(crate) median_ms: f64,
+    pub(crate) p99_ms: f64,
 }
 
 /// Sums up the times of operations that each made so many events.
-pub fn figure(mut times: Vec<Duration>, events: usize, elapsed: Duration) -> Figure {
+pub(crate) fn figure(mut times: Vec<Duration>, events: usize, elapsed: Duration) -> Figure {
     times.sort_unstable();
-    let at = |share: usize| times.get(times.len() * share / 100).map_or(0.0, |time| time.as_secs_f64() * 1_000.0);
-    Figure {
-        per_second: events as f64 / elapsed.as_secs_f64(),
-        median_ms: at(50),
-        p99_ms: at(99),
-    }
+    let at =
+        |share: usize| times.get(times.len() * share / 100).map_or(0.0, |time| time.as_secs_f64() * 1_000.0);
+    Figure { per_second: events as f64 / elapsed.as_secs_f64(), median_ms: at(50), p99_ms: at(99) }
 }
 
 /// A number given on the command line, as in `-- --seconds 5`.
-pub fn argument(name: &str, default: f64) -> f64 {
+pub(crate) fn argument(name: &str, default: f64) -> f64 {
     let mut arguments = std::env::args().skip_while(|argument| argument != name);
     arguments.nth(1).and_then(|value| value.parse().ok()).unwrap_or(default)
 }

@@ -96,6 +96,24 @@ fn unavailable(code: &SqlState) -> bool {
         || matches!(*code, SqlState::LOCK_NOT_AVAILABLE | SqlState::T_R_DEADLOCK_DETECTED)
 }
 
+/// What appending connections tell the planner. Each of their statements finds its rows by an index, one for each
+/// value of an array whose length the planner cannot know; guessing from statistics that are older than the rows, it
+/// would sometimes read a whole table instead. One plan is made for each statement and kept.
+const BY_INDEX: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off \
+                        -c enable_mergejoin=off -c enable_bitmapscan=off -c enable_material=off";
+
+/// Set at the start of a connection, so that no statement can run outside of the walls or without an end.
+fn serving_options() -> String {
+    let millis = |duration: std::time::Duration| duration.as_millis();
+    format!(
+        "-c role={SERVING_ROLE} -c statement_timeout={} -c lock_timeout={} \
+         -c idle_in_transaction_session_timeout={} -c timezone=UTC -c jit=off",
+        millis(config::STATEMENT_TIMEOUT),
+        millis(config::LOCK_TIMEOUT),
+        millis(config::IDLE_IN_TRANSACTION_TIMEOUT),
+    )
+}
+
 impl Database {
     /// Pools for this database; no connection is made yet.
     ///
@@ -103,28 +121,23 @@ impl Database {
     /// [`Error::Settings`] when the pools cannot be built.
     pub fn new(login: &Config, tls: Tls) -> Result<Self, Error> {
         let mut config = login.clone();
-        // Set at the start of the connection, so that no statement can run outside of the walls.
-        let millis = |duration: std::time::Duration| duration.as_millis();
-        config.options(format!(
-            "-c role={SERVING_ROLE} -c statement_timeout={} -c lock_timeout={} \
-             -c idle_in_transaction_session_timeout={} -c timezone=UTC -c jit=off",
-            millis(config::STATEMENT_TIMEOUT),
-            millis(config::LOCK_TIMEOUT),
-            millis(config::IDLE_IN_TRANSACTION_TIMEOUT),
-        ));
+        config.options(serving_options());
         config.application_name("theazo").connect_timeout(config::CONNECTION_DEADLINE);
         config.keepalives_idle(std::time::Duration::from_secs(10));
-        let pool = |size| {
+        let pool = |size, config: Config| {
             let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
             let deadline = Some(config::CONNECTION_DEADLINE);
-            Pool::builder(Manager::from_config(config.clone(), tls.clone(), manager))
+            Pool::builder(Manager::from_config(config, tls.clone(), manager))
                 .max_size(size)
                 .runtime(Runtime::Tokio1)
                 .timeouts(Timeouts { wait: deadline, create: deadline, recycle: deadline })
                 .build()
                 .map_err(|error| Error::Settings(error.to_string()))
         };
-        let (append, read) = (pool(config::APPEND_CONNECTIONS)?, pool(config::READ_CONNECTIONS)?);
+        let mut appending = config.clone();
+        appending.options(format!("{} {BY_INDEX}", serving_options()));
+        let append = pool(config::APPEND_CONNECTIONS, appending)?;
+        let read = pool(config::READ_CONNECTIONS, config.clone())?;
         Ok(Self { append, read, config, tls })
     }
 

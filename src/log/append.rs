@@ -75,24 +75,39 @@ pub(crate) struct Kept {
 
 const LOCK_HEAD: &str = "select position, last_at, frontier, projection_epoch, builds_revision \
                          from heads where tenant_id = $1 for update";
-const FIND_PEOPLE: &str =
-    "select external_id, user_id from end_users where tenant_id = $1 and external_id = any($2)";
+// Each row is looked up by its whole key, value by value: `offset 0` keeps the planner from joining instead, which it
+// would do by reading all rows of the tenant while its statistics are older than the rows.
+const FIND_PEOPLE: &str = "
+    select u.external_id, u.user_id from unnest($2::text[]) as w(external_id) cross join lateral (
+      select external_id, user_id from end_users
+      where tenant_id = $1 and external_id = w.external_id offset 0) u";
 // A snapshot of another format is as if it were not there.
 const FIND_SNAPSHOTS: &str = "
-    select s.subject, s.position, s.state::text from snapshots s
-    where s.tenant_id = $1 and s.format = $4 and s.subject in (
-      select unnest($2::text[]) union all
-      select u.user_id from end_users u where u.tenant_id = $1 and u.external_id = any($3))";
+    select n.subject, n.position, n.state::text from (
+      select unnest($2::text[]) as subject union all
+      select u.user_id from unnest($3::text[]) as p(external_id) cross join lateral (
+        select user_id from end_users where tenant_id = $1 and external_id = p.external_id offset 0) u) w
+    cross join lateral (
+      select subject, position, state from snapshots
+      where tenant_id = $1 and subject = w.subject and format = $4 offset 0) n";
 const FIND_EVENTS: &str = "
-    select w.subject, e.type, e.version, e.data::text
-    from (select unnest($2::text[]) as subject union all
-          select u.user_id from end_users u where u.tenant_id = $1 and u.external_id = any($3)) w
-    left join snapshots n on n.tenant_id = $1 and n.subject = w.subject and n.format = $4
-    join event_subjects s on s.tenant_id = $1 and s.subject = w.subject and s.position > coalesce(n.position, 0)
-    join events e on e.tenant_id = $1 and e.position = s.position
+    select w.subject, e.type, e.version, e.data::text from (
+      select unnest($2::text[]) as subject union all
+      select u.user_id from unnest($3::text[]) as p(external_id) cross join lateral (
+        select user_id from end_users where tenant_id = $1 and external_id = p.external_id offset 0) u) w
+    left join lateral (
+      select position from snapshots
+      where tenant_id = $1 and subject = w.subject and format = $4 offset 0) n on true
+    cross join lateral (
+      select position from event_subjects
+      where tenant_id = $1 and subject = w.subject and position > coalesce(n.position, 0) offset 0) s
+    cross join lateral (
+      select position, type, version, data from events where tenant_id = $1 and position = s.position offset 0) e
     order by e.position";
-const FIND_KEPT: &str =
-    "select key_digest, fingerprint, answer from idempotency where tenant_id = $1 and key_digest = any($2)";
+const FIND_KEPT: &str = "
+    select k.key_digest, k.fingerprint, k.answer from unnest($2::bytea[]) as w(key_digest) cross join lateral (
+      select key_digest, fingerprint, answer from idempotency
+      where tenant_id = $1 and key_digest = w.key_digest offset 0) k";
 
 /// Begins the transaction, takes the lock of the head and reads what is wanted, in one round trip. All of it is
 /// read after the lock was had, so it is what the head says.
@@ -178,6 +193,9 @@ pub(crate) async fn events_between(
     client.query(&statement, &[&tenant, &after, &until]).await?.iter().map(read::stored).collect()
 }
 
+/// Content that lies beside the log, the position of its event, and whose it is.
+pub(crate) type Beside = (Content, i64, Option<UserId>);
+
 /// All that a batch writes.
 #[derive(Default)]
 pub(crate) struct Writes {
@@ -185,8 +203,7 @@ pub(crate) struct Writes {
     pub(crate) head: Option<Head>,
     /// New end users: their id and the caller's own.
     pub(crate) people: Vec<(UserId, String)>,
-    /// Content, the position of its event, and whose it is.
-    pub(crate) contents: Vec<(Content, i64, Option<UserId>)>,
+    pub(crate) contents: Vec<Beside>,
     pub(crate) snapshots: Vec<Snapshot>,
     pub(crate) projections: Vec<Write>,
 }
@@ -272,7 +289,7 @@ async fn send_beside<'a>(
     pipeline: &mut Pipeline<'a>,
     client: &'a Client,
     tenant: TenantId,
-    (people, contents): (Vec<(UserId, String)>, Vec<(Content, i64, Option<UserId>)>),
+    (people, contents): (Vec<(UserId, String)>, Vec<Beside>),
 ) -> Result<(), Error> {
     if !people.is_empty() {
         let statement = client.prepare_cached(INSERT_PEOPLE).await?;

@@ -13,7 +13,7 @@ use super::codec::Unreadable;
 use super::decide::{self, Decider, Decision, Plan, SNAPSHOT_FORMAT};
 use super::execute::Parts;
 use super::project::{self, Build};
-use super::{Answer, Answered, Answering, Failure, Once, Submission, Tenant, Verdict, kept, open};
+use super::{Answer, Answered, Answering, Failure, Once, Recorded, Submission, Tenant, Verdict, kept, open};
 use crate::config;
 use crate::database::{Client, Error, Pipeline, Scope};
 
@@ -49,7 +49,15 @@ enum Broken {
     /// The database refused something in it: nothing was written, and one command may be to blame.
     Refused(Error),
     /// The connection broke in the commit: it may have been written.
-    Unknown { error: Error, committed: Committed, replies: Replies, events: Vec<Arc<super::Recorded>> },
+    Unknown(Box<Unknown>),
+}
+
+/// A batch of which it is not known whether it was committed, and what is to be told if it was.
+struct Unknown {
+    error: Error,
+    committed: Committed,
+    replies: Replies,
+    events: Vec<Arc<Recorded>>,
 }
 
 impl From<Error> for Broken {
@@ -145,9 +153,8 @@ impl Appender {
                     self.cache.clear();
                     self.position = None;
                     self.builds_revision = None;
-                    let Broken::Unknown { error, committed, replies, events } = broken else {
-                        return Err(broken);
-                    };
+                    let Broken::Unknown(unknown) = broken else { return Err(broken) };
+                    let Unknown { error, committed, replies, events } = *unknown;
                     tracing::warn!(%error, "the connection broke in a commit; finding out how it ended");
                     metrics::counter!("theazo_append_unknown_commits_total").increment(1);
                     match self.was_committed(&committed).await {
@@ -281,7 +288,7 @@ impl Appender {
         match pipeline.finish().await {
             Ok(_) => {}
             Err(error) if error.is_connection() => {
-                return Err(Broken::Unknown { error, committed, replies, events });
+                return Err(Broken::Unknown(Box::new(Unknown { error, committed, replies, events })));
             }
             Err(error) => return Err(error.into()),
         }
@@ -383,7 +390,7 @@ impl Broken {
         match self {
             Self::NotDone(failure) => failure,
             Self::Refused(error) => Failure::Internal(error.to_string()),
-            Self::Unknown { .. } => Failure::Unavailable { outcome_unknown: true },
+            Self::Unknown(_) => Failure::Unavailable { outcome_unknown: true },
         }
     }
 }

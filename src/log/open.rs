@@ -159,7 +159,7 @@ pub(super) async fn sweep_answers(
     let before = system_time(Timestamp::from_millis(before_ms));
     client.batch_execute(&format!("begin; {}", name_tenant(tenant))).await?;
     let sql = "delete from idempotency where tenant_id = $1 and key_digest in (
-                 select key_digest from idempotency where tenant_id = $1 and created_at < $2 limit $3)";
+                 select key_digest from idempotency where tenant_id = $1 and created_at > 'epoch' and created_at < $2 limit $3)";
     let outcome = client.execute(sql, &[&tenant, &before, &config::IDEMPOTENCY_SWEEP_ROWS]).await;
     client.batch_execute("commit").await?;
     outcome?;

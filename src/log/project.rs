@@ -129,23 +129,47 @@ fn statement(table: &'static Table, shape: &Shape) -> String {
             .join(", ")
     };
     match shape {
-        Shape::Put => {
-            let values: Vec<String> = all.iter().map(|column| value(column)).collect();
-            format!(
-                "insert into {name} (tenant_id, build, {}) select $1, $2, {} from {rows} \
-                 on conflict (tenant_id, build, {}) do update set {}",
-                names.join(", "),
-                values.join(", "),
-                keys.join(", "),
-                assign(&|column| format!("excluded.{}", column.name)),
-            )
-        }
-        Shape::Set(_) => format!("update {name} t set {} from {rows} where {this_row}", assign(&value)),
+        Shape::Put => upsert(table, &taken, &rows, &assign(&|column| format!("excluded.{}", column.name))),
+        Shape::Set(_) => upsert(table, &taken, &rows, &assign(&|column| format!("excluded.{}", column.name))),
         Shape::Add(_) => {
-            let sum = |column: &Column| format!("t.{0} + u.{0}", column.name);
-            format!("update {name} t set {} from {rows} where {this_row}", assign(&sum))
+            upsert(table, &taken, &rows, &assign(&|column| format!("t.{0} + excluded.{0}", column.name)))
         }
         Shape::Delete => format!("delete from {name} t using {rows} where {this_row}"),
+    }
+}
+
+/// Finds each row by the primary key and changes it in place. An update with a join would leave it to the planner how
+/// to find the rows, and while its statistics are older than the rows it reads all of the tenant's. A row that is not
+/// there, which only a read model that was tampered with lacks, comes to be with empty values for what is not given,
+/// and the comparison with the log finds it.
+fn upsert(table: &'static Table, taken: &[&Column], rows: &str, assignments: &str) -> String {
+    let name = table.name;
+    let (mut names, mut values) = (vec![], vec![]);
+    for column in table.key.iter().chain(taken.iter().copied()) {
+        names.push(column.name);
+        values.push(value(column));
+    }
+    for column in table.columns.iter().filter(|column| !taken.contains(column)) {
+        names.push(column.name);
+        values.push(empty(column.kind).to_owned());
+    }
+    let keys: Vec<&str> = table.key.iter().map(|column| column.name).collect();
+    format!(
+        "insert into {name} as t (tenant_id, build, {}) select $1, $2, {} from {rows} \
+         on conflict (tenant_id, build, {}) do update set {assignments}",
+        names.join(", "),
+        values.join(", "),
+        keys.join(", "),
+    )
+}
+
+/// A value of this kind that says nothing.
+fn empty(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "''",
+        Kind::Integer | Kind::Decimal => "0",
+        Kind::Time => "'epoch'::timestamptz",
+        Kind::Json => "'null'::json",
     }
 }
 
@@ -256,21 +280,31 @@ mod tests {
 
     #[test]
     fn each_way_of_writing_is_one_statement() {
+        let conflict = "on conflict (tenant_id, build, name) do update set";
         assert_eq!(
             statement(&TABLE, &Shape::Put),
-            "insert into tallies (tenant_id, build, name, count, note) select $1, $2, u.name, u.count, u.note::json \
-             from unnest($3::text[], $4::bigint[], $5::text[]) as u(name, count, note) \
-             on conflict (tenant_id, build, name) do update set count = excluded.count, note = excluded.note"
+            format!(
+                "insert into tallies as t (tenant_id, build, name, count, note) \
+                 select $1, $2, u.name, u.count, u.note::json \
+                 from unnest($3::text[], $4::bigint[], $5::text[]) as u(name, count, note) \
+                 {conflict} count = excluded.count, note = excluded.note"
+            )
         );
         assert_eq!(
             statement(&TABLE, &Shape::Set(vec![1])),
-            "update tallies t set note = u.note::json from unnest($3::text[], $4::text[]) as u(name, note) \
-             where t.tenant_id = $1 and t.build = $2 and t.name = u.name"
+            format!(
+                "insert into tallies as t (tenant_id, build, name, note, count) \
+                 select $1, $2, u.name, u.note::json, 0 from unnest($3::text[], $4::text[]) as u(name, note) \
+                 {conflict} note = excluded.note"
+            )
         );
         assert_eq!(
             statement(&TABLE, &Shape::Add(vec![0])),
-            "update tallies t set count = t.count + u.count from unnest($3::text[], $4::bigint[]) as u(name, count) \
-             where t.tenant_id = $1 and t.build = $2 and t.name = u.name"
+            format!(
+                "insert into tallies as t (tenant_id, build, name, count, note) \
+                 select $1, $2, u.name, u.count, 'null'::json \
+                 from unnest($3::text[], $4::bigint[]) as u(name, count) {conflict} count = t.count + excluded.count"
+            )
         );
         assert_eq!(
             statement(&TABLE, &Shape::Delete),

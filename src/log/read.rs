@@ -64,7 +64,8 @@ fn source(filter: &Filter) -> String {
         conditions.push_str(" and s.subject = $6 and s.position > $2 and s.position <= $3");
     }
     if filter.kind.is_some() {
-        conditions.push_str(" and e.type = $5");
+        // The index by type is for whoever states its condition.
+        conditions.push_str(" and e.type = $5 and e.position > 0");
     }
     // Both are always bound, so that there is one order of parameters.
     format!("{from} where {conditions} and ($5::text is null or true) and ($6::text is null or true)")

@@ -208,7 +208,7 @@ async fn begin_transaction(client: &Client, tenant: TenantId) -> Result<(), Erro
 /// A transaction that sees one moment of the database throughout, however long it takes.
 async fn begin_snapshot(client: &Client, tenant: TenantId) -> Result<(), Error> {
     let begin = "begin isolation level repeatable read; set local statement_timeout = 0;
-                 set local enable_hashjoin = on; set local enable_seqscan = on";
+                 set local enable_hashjoin = on; set local enable_seqscan = on; set local enable_bitmapscan = on";
     Ok(client.batch_execute(&format!("{begin}; {}", name_tenant(tenant))).await?)
 }
 

@@ -118,7 +118,8 @@ pub async fn list(
         let at = "(select at from events where tenant_id = $1 and position = ?)";
         narrow(&format!("s.position < ? and s.created_at <= {at}"), below);
     }
-    sql.push_str(" order by s.created_at desc, s.position desc limit $2");
+    // The listing indexes are for whoever states their condition.
+    sql.push_str(" and s.position > 0 order by s.created_at desc, s.position desc limit $2");
     scope.query(&sql, &parameters).await?.iter().map(session).collect()
 }
 

@@ -61,7 +61,9 @@ async fn a_reader_on_either_server_gets_every_event_once_and_in_order() {
     for outcome in readers.join_all().await {
         outcome
     }
-    listening.map(|task| task.abort());
+    for task in listening {
+        task.abort();
+    }
 }
 
 #[tokio::test]
