@@ -26,7 +26,7 @@ const SECRET_FILE: &str = "postgres.secret";
 #[derive(Debug)]
 pub(super) struct DataDir {
     pub(super) path: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What `postgres.json` says.
@@ -116,8 +116,20 @@ pub(super) fn announced(data_dir: &Path) -> Result<Option<Endpoint>, Error> {
     Ok(Some(Endpoint { socket_dir: said.socket_dir, port: said.port, user: said.user, secret }))
 }
 
+/// The lock of a directory, held until this is dropped.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Unlocks, and does not leave it to the closing of the file: a process that is being forked at this moment has a
+    /// copy of the descriptor until it becomes another program, and would hold the lock that long.
+    fn drop(&mut self) {
+        let _gone_with_the_file_then = self.0.unlock();
+    }
+}
+
 /// Takes the lock of a directory. The kernel lets go of it when the process is gone, however it went.
-pub(super) fn lock(dir: &Path) -> Result<File, Error> {
+pub(super) fn lock(dir: &Path) -> Result<Lock, Error> {
     let path = dir.join("lock");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -137,7 +149,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, Error> {
         .and_then(|()| file.rewind())
         .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
     written.map_err(Error::file("write", &path))?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 /// Writes a file of ours alone (mode 0600) so that it is there whole, for good, or not at all.

@@ -5,7 +5,6 @@
 //! directory's path would, after that was deleted, bring an old database back to life.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -28,7 +27,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 103;
 pub(super) struct Home {
     pub(super) path: PathBuf,
     /// The lock of a home outside the data directory: a copied data directory remembers the same one.
-    _lock: Option<File>,
+    _lock: Option<data_dir::Lock>,
 }
 
 /// The home that the data directory remembers; without a record, the one below it if that has a cluster.
