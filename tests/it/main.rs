@@ -12,5 +12,6 @@ mod rebuild;
 mod serve;
 mod support;
 mod surface;
+mod tidy;
 mod v1;
 mod walls;
