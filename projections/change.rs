@@ -11,7 +11,7 @@ use crate::table::{Column, Table, Value};
 pub enum Change {
     /// It has exactly these values, in the order of the table's columns, whatever it had before.
     Put(Vec<Value>),
-    /// Some of its columns, by their index in the table, have new values. A row that is not there stays away.
+    /// Some of its columns, by their index in the table, have new values. The row must be there.
     Set(Vec<(usize, Value)>),
     /// To some of its columns, by their index in the table, a number is added. The row must be there.
     Add(Vec<(usize, Value)>),

@@ -1,7 +1,5 @@
 //! The states of the aggregates that an appender has in memory, kept coherent by folding every event of the log.
 
-use std::num::NonZeroUsize;
-
 use lru::LruCache;
 use theazo_domain::id::UserId;
 use theazo_domain::{AggregateState, Event, Subject};
@@ -37,11 +35,10 @@ impl Cache {
 
     /// Forgets what was least recently used beyond the limit.
     pub(super) fn trim(&mut self) {
-        let limit = NonZeroUsize::new(config::CACHED_AGGREGATES).map_or(1, NonZeroUsize::get);
-        while self.aggregates.len() > limit {
+        while self.aggregates.len() > config::CACHED_AGGREGATES {
             self.aggregates.pop_lru();
         }
-        while self.people.len() > limit {
+        while self.people.len() > config::CACHED_AGGREGATES {
             self.people.pop_lru();
         }
     }

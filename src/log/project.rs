@@ -129,8 +129,9 @@ fn statement(table: &'static Table, shape: &Shape) -> String {
             .join(", ")
     };
     match shape {
-        Shape::Put => upsert(table, &taken, &rows, &assign(&|column| format!("excluded.{}", column.name))),
-        Shape::Set(_) => upsert(table, &taken, &rows, &assign(&|column| format!("excluded.{}", column.name))),
+        Shape::Put | Shape::Set(_) => {
+            upsert(table, &taken, &rows, &assign(&|column| format!("excluded.{}", column.name)))
+        }
         Shape::Add(_) => {
             upsert(table, &taken, &rows, &assign(&|column| format!("t.{0} + excluded.{0}", column.name)))
         }

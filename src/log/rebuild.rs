@@ -81,14 +81,28 @@ pub async fn compare(
     projection: &'static dyn Projection,
 ) -> Result<Report, Failure> {
     log.open(tenant).await?;
-    let began = Instant::now();
+    timed(log, async |client, codec| compare_on(client, codec, tenant.id, projection).await).await
+}
+
+/// Runs work on a connection that is closed behind it: with it go its advisory locks and whatever transaction was open.
+async fn on_own_connection<T>(
+    log: &Log,
+    work: impl AsyncFnOnce(&Client, Codec) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let client = log.parts.database.appending().await?;
-    let outcome = compare_on(&client, log.parts.codec, tenant.id, projection).await;
-    // The transaction is rolled back with its connection.
+    let outcome = work(&client, log.parts.codec).await;
     drop(deadpool_postgres::Object::take(client));
-    let mut report = outcome?;
-    report.seconds = began.elapsed().as_secs_f64();
-    Ok(report)
+    outcome
+}
+
+/// The same, and notes in its report how long it took.
+async fn timed(
+    log: &Log,
+    work: impl AsyncFnOnce(&Client, Codec) -> Result<Report, Failure>,
+) -> Result<Report, Failure> {
+    let began = Instant::now();
+    let report = on_own_connection(log, work).await?;
+    Ok(Report { seconds: began.elapsed().as_secs_f64(), ..report })
 }
 
 async fn compare_on(
@@ -115,14 +129,7 @@ pub async fn rebuild(
     projection: &'static dyn Projection,
 ) -> Result<Report, Failure> {
     log.open(tenant).await?;
-    let began = Instant::now();
-    let client = log.parts.database.appending().await?;
-    let outcome = rebuild_on(&client, log.parts.codec, tenant.id, projection).await;
-    // With the connection go its advisory lock and whatever transaction was open.
-    drop(deadpool_postgres::Object::take(client));
-    let mut report = outcome?;
-    report.seconds = began.elapsed().as_secs_f64();
-    Ok(report)
+    timed(log, async |client, codec| rebuild_on(client, codec, tenant.id, projection).await).await
 }
 
 async fn rebuild_on(
@@ -155,10 +162,7 @@ async fn rebuild_on(
 /// Brings all read models of a tenant to this program's versions, and the log to its epoch. Until it is done, older
 /// servers append; from then on they do not.
 pub(super) async fn upgrade(log: &Arc<Log>, tenant: Tenant) -> Result<(), Failure> {
-    let client = log.parts.database.appending().await?;
-    let outcome = upgrade_on(&client, log.parts.codec, tenant.id).await;
-    drop(deadpool_postgres::Object::take(client));
-    outcome
+    on_own_connection(log, async |client, codec| upgrade_on(client, codec, tenant.id).await).await
 }
 
 async fn upgrade_on(client: &Client, codec: Codec, tenant: TenantId) -> Result<(), Failure> {
