@@ -84,6 +84,14 @@ id!(
     SessionId, "ses"
 );
 id!(
+    /// An agent of a session.
+    AgentId, "agt"
+);
+id!(
+    /// A task that an agent runs.
+    TaskId, "task"
+);
+id!(
     /// One request to the API, as it is named in answers, logs and event metadata.
     RequestId, "req"
 );

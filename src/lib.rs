@@ -26,6 +26,8 @@ pub mod operator;
 pub mod postgres;
 /// Files that only the server's user may read.
 pub mod private_file;
+/// What lies outside: where agents' code runs, and the models that they ask.
+pub mod providers;
 /// Randomness and new ids.
 pub mod random;
 /// The queries behind the API: what is read for an answer, one file a resource.

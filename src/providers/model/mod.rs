@@ -1,0 +1,180 @@
+//! Language models: a conversation goes out, an answer streams back.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// A vendor's protocol for asking models.
+#[async_trait]
+pub trait Model: Send + Sync {
+    /// The body of the request, as it will be sent: its length bounds what the call can cost.
+    fn prepare(&self, call: &Call) -> Prepared;
+
+    /// Makes the call, always streamed, so that its usage is known even when it breaks off. It is never repeated here.
+    ///
+    /// `deltas` is given each piece of the answer's text as it arrives.
+    ///
+    /// # Errors
+    /// [`CallError`], which says whether the call may have been charged.
+    async fn send(
+        &self,
+        prepared: &Prepared,
+        key: &Zeroizing<String>,
+        deadline: Duration,
+        deltas: &mut (dyn for<'a> FnMut(&'a str) + Send),
+    ) -> Result<Reply, CallError>;
+}
+
+/// A call to a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// The model's id at its vendor's.
+    pub model: String,
+    /// Instructions that stand before the conversation.
+    pub system: Option<String>,
+    /// The conversation so far; it begins with the user's.
+    pub messages: Vec<Message>,
+    /// The tools that it may call.
+    pub tools: Vec<ToolDescription>,
+    /// Output tokens at most.
+    pub max_tokens: u32,
+    /// As a decimal in the vendor's range, where one is asked for.
+    pub temperature: Option<serde_json::Number>,
+}
+
+/// A turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "role")]
+pub enum Message {
+    /// What the user says.
+    User {
+        /// In text.
+        text: String,
+    },
+    /// What the model said and asked for.
+    Assistant {
+        /// In text; may be empty where it only calls tools.
+        text: String,
+        /// Tools that it called, in order.
+        tool_calls: Vec<ToolCall>,
+    },
+    /// What came of the calls: one for each, in their order.
+    Tools {
+        /// The results.
+        results: Vec<ToolResult>,
+    },
+}
+
+/// A tool that a model may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolDescription {
+    /// Its name.
+    pub name: String,
+    /// What it does, for the model.
+    pub description: String,
+    /// JSON Schema of its input.
+    pub input_schema: serde_json::Value,
+}
+
+/// A call of a tool by a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// By which the result refers to it.
+    pub id: String,
+    /// Which tool.
+    pub name: String,
+    /// Its input: JSON text, valid or not (models make mistakes).
+    pub input: String,
+}
+
+/// What came of a call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolResult {
+    /// Which call.
+    pub call_id: String,
+    /// In text.
+    pub text: String,
+    /// Whether it went wrong.
+    pub is_error: bool,
+}
+
+/// The body of a request, ready to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// JSON.
+    pub body: Vec<u8>,
+}
+
+/// The answer of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Its text; empty where it only calls tools.
+    pub text: String,
+    /// Tools that it calls, in order.
+    pub tool_calls: Vec<ToolCall>,
+    /// Why it ended.
+    pub stop: Stop,
+    /// What it used.
+    pub usage: Usage,
+    /// The vendor's id of the call or request, to reconcile by.
+    pub vendor_id: Option<String>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It is complete.
+    Complete,
+    /// Tools are to be called.
+    ToolUse,
+    /// It reached the most output tokens.
+    MaxTokens,
+    /// The vendor's rules ended it.
+    Refusal,
+}
+
+/// Tokens that a call used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Input tokens that were neither read from nor written to a cache.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Input tokens read from the vendor's cache.
+    pub cache_read: u64,
+    /// Input tokens written to the vendor's cache.
+    pub cache_write: u64,
+}
+
+/// A call that did not give an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// It never reached the vendor: it cannot have cost anything, and may be made again.
+    #[error("the model's vendor cannot be reached: {0}")]
+    NotSent(String),
+    /// The vendor refused it before it began (an error status): it cost nothing.
+    #[error("the model's vendor refused the call with status {status}: {message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The vendor's words.
+        message: String,
+        /// When it may be asked again, where it said so. Only 429 and 5xx may be.
+        retry_after: Option<Duration>,
+    },
+    /// It began and broke off, or no answer came: it may have cost up to its worst case.
+    #[error("the call to the model broke off: {message}")]
+    BrokeOff {
+        /// How.
+        message: String,
+        /// What had arrived of the text.
+        text: String,
+        /// The usage that the vendor had told by then: a lower bound.
+        usage: Option<Usage>,
+        /// The vendor's id of the call, to reconcile by.
+        vendor_id: Option<String>,
+    },
+}
