@@ -104,6 +104,11 @@ id!(
     ContentId, "cnt"
 );
 
+id!(
+    /// One version of a value that lies sealed beside the log.
+    ValueId, "val"
+);
+
 /// A text that is not an id of the kind that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected {0}_ and a ULID in upper case")]

@@ -96,6 +96,6 @@ pub async fn revoke_key(tools: &Tools, actor: Actor, tenant: Tenant, key_id: Key
 async fn execute(tools: &Tools, actor: Actor, tenant: Tenant, command: Command) -> Result<Accepted, Error> {
     let request_id = RequestId::from_ulid(random::ulid(tools.clock.now()));
     let provenance = Provenance { actor, request_id, cause: None };
-    let submission = Submission { command, provenance, contents: Vec::new() };
+    let submission = Submission { command, provenance, contents: vec![], sealed: vec![] };
     Ok(Arc::clone(&tools.log).execute(tenant, submission).await??)
 }

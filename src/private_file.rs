@@ -24,6 +24,15 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Moves a file to another name in its directory, over what is there, and makes that durable.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to)?;
+    File::open(parent(to))?.sync_all()
+}
+
 /// Makes a directory, and those above it, that only its owner may look into.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use theazo::database::{self, Database};
 use theazo::log::{self, Actor, Log, Provenance, Submission, Tenant};
 use theazo::postgres::{Cluster, Endpoint, Options};
 use theazo::random;
-use theazo::vault::{Key, ServerKeys};
+use theazo::vault::{Key, Master, Masters, ServerKeys};
 use theazo_domain::Command;
 use theazo_domain::command::Person;
 use theazo_domain::id::{OrganizationId, RequestId, SessionId, UserId};
@@ -56,8 +56,9 @@ impl World {
     pub(crate) fn log(&self) -> anyhow::Result<Arc<Log>> {
         let login = self.login("theazo");
         let database = Database::new(&login, database::connector(&login, None)?)?;
-        let keys =
-            ServerKeys { pepper: Key::new([1; 32]), answers: Key::new([2; 32]), cursors: Key::new([3; 32]) };
+        let [pepper, answers, cursors] = [1, 2, 3].map(|byte| Key::new([byte; 32]));
+        let masters = Masters::of(Master::from_hex(&"01ff".repeat(16), "the bench")?);
+        let keys = ServerKeys { pepper, answers, cursors, masters };
         Ok(Log::new(database, Arc::new(keys), Arc::new(SystemClock)))
     }
 
@@ -97,7 +98,7 @@ fn remove(directory: &Path) -> std::io::Result<()> {
 pub(crate) fn submission(command: Command) -> Submission {
     let request_id = RequestId::from_ulid(random::ulid(SystemClock.now()));
     let provenance = Provenance { actor: Actor::Operator, request_id, cause: None };
-    Submission { command, provenance, contents: vec![] }
+    Submission { command, provenance, contents: vec![], sealed: vec![] }
 }
 
 /// The four commands of a session's life.

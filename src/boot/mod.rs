@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::clock::{Clock, SystemClock};
 use crate::database::{self, Database};
 use crate::log::{Failure, Log};
-use crate::vault::{self, ServerKeys, Source};
+use crate::vault::{self, Masters, ServerKeys, Source};
 use crate::{postgres, private_file};
 
 /// Where the data is, and who may open it.
@@ -163,8 +163,8 @@ pub async fn tools(settings: &Settings, site: &Site) -> Result<Tools, Error> {
     let mut source = settings.master.clone();
     source.own_dir = site.is_own().then(|| settings.data_dir.clone());
     let wrapped_by = vault::master_key_id(&owner).await?;
-    let master = source.find(wrapped_by.as_deref())?;
-    let keys = Arc::new(ServerKeys::load(&mut owner, &master).await?);
+    let masters = Masters::open(source, wrapped_by.as_deref())?;
+    let keys = Arc::new(ServerKeys::load(&mut owner, masters).await?);
     let database = Database::new(&site.serving, site.tls.clone())?;
     database.ping().await.map_err(unservable)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

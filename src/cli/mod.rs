@@ -91,6 +91,9 @@ struct Place {
     /// The file that holds the master key, 32 bytes in hex (or the key itself in THEAZO_MASTER_KEY)
     #[arg(long, global = true, value_name = "FILE", env = "THEAZO_MASTER_KEY_FILE")]
     master_key_file: Option<PathBuf>,
+    /// The file of another master key that may still wrap something (or that key in THEAZO_MASTER_KEY_PREVIOUS)
+    #[arg(long, global = true, value_name = "FILE", env = "THEAZO_MASTER_KEY_PREVIOUS_FILE")]
+    master_key_previous_file: Option<PathBuf>,
     /// How the log on standard error is written [default: text on a terminal, else json]
     #[arg(long, global = true, value_name = "FORMAT", env = "THEAZO_LOG_FORMAT")]
     log_format: Option<logging::Format>,
@@ -188,16 +191,18 @@ impl Place {
         // An empty variable, as compose files make them, is none.
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let path = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-        let hex = std::env::var("THEAZO_MASTER_KEY").ok().filter(|text| !text.is_empty());
+        let hex = |name| std::env::var(name).ok().filter(|text| !text.is_empty()).map(Zeroizing::new);
         Settings {
             data_dir: self.data_dir.clone(),
             database_url: given(&self.database_url),
             migration_url: given(&self.migration_url),
             database_ca: path(&self.database_ca),
             master: vault::Source {
-                hex: hex.map(Zeroizing::new),
+                hex: hex("THEAZO_MASTER_KEY"),
                 file: path(&self.master_key_file),
                 own_dir: None,
+                previous_hex: hex("THEAZO_MASTER_KEY_PREVIOUS"),
+                previous_file: path(&self.master_key_previous_file),
             },
         }
     }

@@ -17,6 +17,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V1__event_log", include_str!("../../migrations/0001_event_log.sql")),
         ("V2__organizations", include_str!("../../migrations/0002_organizations.sql")),
         ("V3__sessions", include_str!("../../migrations/0003_sessions.sql")),
+        ("V4__sealed", include_str!("../../migrations/0004_sealed.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 
 use super::merkle::Frontier;
 use super::project::Write;
-use super::{Content, Recorded, Stored, TenantId, read};
+use super::{Content, Recorded, SealedChange, Stored, TenantId, read, sealed};
 use crate::database::{Client, Error, Pipeline, millis, name_tenant, system_time};
 
 /// Where the log ends, as the locked row says.
@@ -204,6 +204,7 @@ pub(crate) struct Writes {
     /// New end users: their id and the caller's own.
     pub(crate) people: Vec<(UserId, String)>,
     pub(crate) contents: Vec<Beside>,
+    pub(crate) sealed: Vec<SealedChange>,
     pub(crate) snapshots: Vec<Snapshot>,
     pub(crate) projections: Vec<Write>,
 }
@@ -266,6 +267,7 @@ pub(crate) async fn send<'a>(
             .await;
     }
     send_beside(pipeline, client, tenant, (writes.people, writes.contents)).await?;
+    sealed::send(pipeline, client, tenant, writes.sealed).await?;
     if !writes.snapshots.is_empty() {
         let statement = client.prepare_cached(UPSERT_SNAPSHOTS).await?;
         let subjects: Vec<String> =

@@ -13,6 +13,7 @@ use super::codec::Unreadable;
 use super::decide::{self, Decider, Decision, Plan, SNAPSHOT_FORMAT};
 use super::execute::Parts;
 use super::project::{self, Build};
+use super::sealed;
 use super::{Answer, Answered, Answering, Failure, Once, Recorded, Submission, Tenant, Verdict, kept, open};
 use crate::config;
 use crate::database::{Client, Error, Pipeline, Scope};
@@ -209,6 +210,8 @@ impl Appender {
         let mut plan = decider.decide(batch);
         let changes = project::fold(&self.builds, plan.writes.events.iter().map(|event| &**event));
         plan.writes.projections = project::writes(changes, &self.builds);
+        let sealed = sealed::wrap_by_active(client, &self.parts.keys.masters, &mut plan.writes.sealed).await;
+        sealed.map_err(Broken::NotDone)?;
         self.write(client, batch, plan).await
     }
 

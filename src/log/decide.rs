@@ -176,6 +176,7 @@ impl<'a> Decider<'a> {
         self.writes
             .contents
             .extend(submission.contents.iter().map(|content| (content.clone(), position, about)));
+        self.writes.sealed.extend(submission.sealed.iter().cloned());
         if let Some(person) = submission.command.person()
             && let Some((external_id, user_id)) = self.new_people.remove_entry(&person.external_id)
         {

@@ -1,13 +1,8 @@
 //! The answers that are kept for idempotency keys: encrypted, since some show a secret once.
 
-use aes_gcm::aead::{Aead, KeyInit, Payload};
-use aes_gcm::{Aes256Gcm, Nonce};
-
 use super::{Answer, TenantId};
 use crate::random;
-use crate::vault::Key;
-
-const NONCE_BYTES: usize = 12;
+use crate::vault::{self, Key, NONCE_BYTES};
 
 /// What binds a kept answer to its row, so that rows cannot be swapped.
 fn bound_to(tenant: TenantId, key_digest: &[u8]) -> Vec<u8> {
@@ -18,20 +13,14 @@ fn bound_to(tenant: TenantId, key_digest: &[u8]) -> Vec<u8> {
 pub(super) fn seal(key: &Key, tenant: TenantId, key_digest: &[u8], answer: &Answer) -> Vec<u8> {
     let nonce = random::bytes::<NONCE_BYTES>();
     let plain = [&answer.status.to_be_bytes()[..], &answer.body].concat();
-    let aad = bound_to(tenant, key_digest);
-    let sealed = Aes256Gcm::new(&(**key).into())
-        .encrypt(&Nonce::from(nonce), Payload { msg: &plain, aad: &aad })
-        .expect("an answer is far smaller than what the cipher can take");
+    let sealed = vault::encrypt(key, nonce, &bound_to(tenant, key_digest), &plain);
     [&nonce[..], &sealed].concat()
 }
 
 /// Decrypts an answer; `None` when it was not sealed by this key for this row.
 pub(super) fn open(key: &Key, tenant: TenantId, key_digest: &[u8], sealed: &[u8]) -> Option<Answer> {
     let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>()?;
-    let aad = bound_to(tenant, key_digest);
-    let plain = Aes256Gcm::new(&(**key).into())
-        .decrypt(&Nonce::from(*nonce), Payload { msg: sealed, aad: &aad })
-        .ok()?;
+    let plain = vault::decrypt(key, *nonce, &bound_to(tenant, key_digest), sealed)?;
     let (status, body) = plain.split_first_chunk::<2>()?;
     Some(Answer { status: u16::from_be_bytes(*status), body: body.to_vec() })
 }

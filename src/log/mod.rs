@@ -21,6 +21,7 @@ mod project;
 pub mod read;
 /// Building read models anew from the log, comparing and switching them.
 pub mod rebuild;
+pub(crate) mod sealed;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use theazo_domain::{Command, Event, Refusal, Subject};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut};
 
 use crate::database::{self, Scope};
+use crate::vault::{Address, Sealed};
 
 pub use codec::{Codec, NewerFormat, Upcaster};
 pub use execute::Log;
@@ -144,6 +146,15 @@ pub struct Content {
     pub body: String,
 }
 
+/// What becomes of a sealed value beside the log.
+#[derive(Debug, Clone)]
+pub enum SealedChange {
+    /// It lies at its address from now on; what lay at the place before is deleted.
+    Put(Address, Sealed),
+    /// Nothing lies at this place any more.
+    Delete(String),
+}
+
 /// A command and all that is stored with it.
 #[derive(Debug, Clone)]
 pub struct Submission {
@@ -153,6 +164,8 @@ pub struct Submission {
     pub provenance: Provenance,
     /// What lies beside the events if it is accepted.
     pub contents: Vec<Content>,
+    /// What becomes of sealed values beside the events if it is accepted.
+    pub sealed: Vec<SealedChange>,
 }
 
 /// What a command came to: the events that it made (none where it changed nothing), or the rules' refusal.

@@ -2,6 +2,8 @@
 
 /// API keys and whose they are.
 pub mod key;
+/// What is sealed, as it lies beside the log.
+pub mod sealed;
 /// Sessions, their limits and what they have used.
 pub mod session;
 

@@ -4,21 +4,22 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use aes_gcm::aead::{Aead, KeyInit, Payload};
-use aes_gcm::{Aes256Gcm, Nonce};
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::cipher::{self, NONCE_BYTES};
 use super::{Error, Key};
 use crate::{private_file, random};
 
 /// The name, in the data directory, of the master key that a server with its own database makes for itself.
 pub const FILE_NAME: &str = "master.key";
 
+/// The name of the one that takes its place, while everything is being wrapped anew.
+pub(super) const NEXT_FILE_NAME: &str = "master.key.next";
+
 /// The first byte of what is wrapped: the form of the rest.
 const FORM: u8 = 1;
-const NONCE_BYTES: usize = 12;
 
 /// Where the operator says the master key is.
 #[derive(Clone, Default)]
@@ -29,6 +30,10 @@ pub struct Source {
     pub file: Option<PathBuf>,
     /// The data directory of a server with its own database: a key is looked for there, and made there if need be.
     pub own_dir: Option<PathBuf>,
+    /// Another key that may still wrap something: 32 bytes in hex.
+    pub previous_hex: Option<Zeroizing<String>>,
+    /// A file that holds such a one.
+    pub previous_file: Option<PathBuf>,
 }
 
 /// The master key. Two keys follow from it, one to wrap with and one for the fingerprint, so that the fingerprint
@@ -54,6 +59,54 @@ impl Source {
             (None, None, Some(dir)) => Master::from_own_dir(dir, wrapped_by),
             (None, None, None) => Err(Error::Missing),
         }
+    }
+
+    /// Finds every master key that may wrap something, the one to wrap by first.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn find_all(&self, wrapped_by: Option<&str>) -> Result<Vec<Master>, Error> {
+        // The next one is read first: when it takes the place of the other meanwhile, it is found there.
+        let next = self.next_path().map_or(Ok(None), |path| Master::from_file_if_there(&path))?;
+        let previous = match (&self.previous_hex, &self.previous_file) {
+            (Some(_), Some(_)) => return Err(Error::AmbiguousPrevious),
+            (Some(hex), None) => Some(Master::from_hex(hex, "THEAZO_MASTER_KEY_PREVIOUS")?),
+            (None, Some(file)) => Some(Master::from_file(file)?),
+            (None, None) => None,
+        };
+        let mut all = vec![self.find(wrapped_by)?];
+        all.extend(next.into_iter().chain(previous));
+        Ok(all)
+    }
+
+    /// The master key that everything is to be wrapped by from now on: the one that is named; for a server with its own
+    /// database a new one beside the old, made once.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn next(&self, wrapped_by: &str) -> Result<Master, Error> {
+        let Some(path) = self.next_path() else { return self.find(Some(wrapped_by)) };
+        match Master::from_file_if_there(&path)? {
+            Some(found) => Ok(found),
+            None => Master::make(path),
+        }
+    }
+
+    /// Lets the new master key of a server with its own database take the place of the old, which nothing needs any
+    /// more.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn settle(&self) -> Result<(), Error> {
+        let (Some(next), Some(dir)) = (self.next_path(), &self.own_dir) else { return Ok(()) };
+        let renamed = private_file::rename(&next, &dir.join(FILE_NAME));
+        renamed.map_err(|source| Error::File { path: next, source })
+    }
+
+    /// Where the next master key lies, if this server makes its own.
+    fn next_path(&self) -> Option<PathBuf> {
+        let own = self.hex.is_none() && self.file.is_none();
+        self.own_dir.as_ref().filter(|_| own).map(|dir| dir.join(NEXT_FILE_NAME))
     }
 }
 
@@ -87,14 +140,26 @@ impl Master {
         Self::from_hex(&text, &path.display().to_string())
     }
 
+    fn from_file_if_there(path: &Path) -> Result<Option<Self>, Error> {
+        match Self::from_file(path) {
+            Err(Error::File { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// A new random one, written to a file.
+    fn make(path: PathBuf) -> Result<Self, Error> {
+        let key = Zeroizing::new(random::bytes::<32>());
+        let text = Zeroizing::new(hex::encode(*key));
+        private_file::write(&path, text.as_bytes()).map_err(|source| Error::File { path, source })?;
+        Ok(Self::new(&key))
+    }
+
     fn from_own_dir(dir: &Path, wrapped_by: Option<&str>) -> Result<Self, Error> {
         let path = dir.join(FILE_NAME);
         match (Self::from_file(&path), wrapped_by) {
             (Err(Error::File { source, .. }), None) if source.kind() == ErrorKind::NotFound => {
-                let key = Zeroizing::new(random::bytes::<32>());
-                let text = Zeroizing::new(hex::encode(*key));
-                private_file::write(&path, text.as_bytes()).map_err(|source| Error::File { path, source })?;
-                Ok(Self::new(&key))
+                Self::make(path)
             }
             (Err(Error::File { source, .. }), Some(wrapped_by)) if source.kind() == ErrorKind::NotFound => {
                 Err(Error::Lost { path, wrapped_by: wrapped_by.to_owned() })
@@ -118,8 +183,7 @@ impl Master {
     #[must_use]
     pub fn wrap(&self, name: &str, key: &[u8]) -> Vec<u8> {
         let nonce = random::bytes::<NONCE_BYTES>();
-        let payload = Payload { msg: key, aad: &self.bound_to(name) };
-        let sealed = self.cipher().encrypt(&Nonce::from(nonce), payload).expect("a key is short enough");
+        let sealed = cipher::encrypt(&self.wrapping, nonce, &self.bound_to(name), key);
         [&[FORM], &nonce[..], &sealed].concat()
     }
 
@@ -130,16 +194,9 @@ impl Master {
     pub fn unwrap(&self, name: &str, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
         let open = || {
             let (nonce, sealed) = wrapped.strip_prefix(&[FORM])?.split_first_chunk::<NONCE_BYTES>()?;
-            let payload = Payload { msg: sealed, aad: &self.bound_to(name) };
-            self.cipher().decrypt(&Nonce::from(*nonce), payload).ok()
+            cipher::decrypt(&self.wrapping, *nonce, &self.bound_to(name), sealed)
         };
-        open()
-            .map(Zeroizing::new)
-            .ok_or_else(|| Error::Damaged { name: name.to_owned(), master_key_id: self.id.clone() })
-    }
-
-    fn cipher(&self) -> Aes256Gcm {
-        Aes256Gcm::new_from_slice(&*self.wrapping).expect("the key has 32 bytes")
+        open().ok_or_else(|| Error::Damaged { name: name.to_owned(), master_key_id: self.id.clone() })
     }
 
     /// The associated data: whose key it is and what for. The id has a fixed length, so no two pairs read the same.
@@ -163,6 +220,8 @@ impl fmt::Debug for Source {
             .field("hex", &hex)
             .field("file", &self.file)
             .field("own_dir", &self.own_dir)
+            .field("previous_hex", &self.previous_hex.as_ref().map(|_| "…"))
+            .field("previous_file", &self.previous_file)
             .finish()
     }
 }
@@ -205,7 +264,8 @@ mod tests {
 
     #[test]
     fn two_master_keys_or_none_are_refused() {
-        let both = Source { hex: Some(HEX.to_owned().into()), file: Some("/nowhere".into()), own_dir: None };
+        let both =
+            Source { hex: Some(HEX.to_owned().into()), file: Some("/nowhere".into()), ..Source::default() };
         assert!(matches!(both.find(None), Err(Error::Ambiguous)));
         assert!(matches!(Source::default().find(None), Err(Error::Missing)));
         let file = Source { file: Some("/nowhere".into()), ..Source::default() };
@@ -223,6 +283,36 @@ mod tests {
         let mode = dir.join(FILE_NAME).metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_new_master_key_lies_beside_the_old_until_it_takes_its_place() {
+        let dir = scratch("next");
+        let source = Source { own_dir: Some(dir.clone()), ..Source::default() };
+        let old = source.find(None).unwrap();
+        let new = source.next(old.id()).unwrap();
+        assert_eq!(source.next(old.id()).unwrap().id(), new.id(), "it is made once");
+        let ids = |source: &Source| -> Vec<String> {
+            source.find_all(Some(old.id())).unwrap().iter().map(|master| master.id().to_owned()).collect()
+        };
+        assert_eq!(ids(&source), [old.id(), new.id()]);
+        source.settle().unwrap();
+        assert_eq!(ids(&source), [new.id()]);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_previous_master_key_must_be_a_good_one_too() {
+        let previous = |hex: &str| Source {
+            hex: Some(HEX.to_owned().into()),
+            previous_hex: Some(hex.to_owned().into()),
+            ..Source::default()
+        };
+        assert_eq!(previous(&HEX.replace("00", "ff")).find_all(None).unwrap().len(), 2);
+        assert!(matches!(previous(&"00".repeat(32)).find_all(None), Err(Error::Weak { .. })));
+        let both = Source { previous_file: Some("/nowhere".into()), ..previous(HEX) };
+        assert!(matches!(both.find_all(None), Err(Error::AmbiguousPrevious)));
+        assert!(!format!("{both:?}").contains(HEX), "a source never shows its keys");
     }
 
     #[test]

@@ -1,13 +1,20 @@
 //! The vault: the master key, and what is wrapped by it.
 
+mod cipher;
 mod master;
+mod masters;
+/// Sealing what a caller confides, under a key of its own.
+pub mod sealed;
 mod server_keys;
 
 use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
+pub(crate) use cipher::{NONCE_BYTES, decrypt, encrypt};
 pub use master::{FILE_NAME, Master, Source};
+pub use masters::Masters;
+pub use sealed::{Address, Sealed};
 pub use server_keys::{ServerKeys, master_key_id};
 
 /// 32 random bytes that are wiped from memory when they are dropped.
@@ -19,6 +26,9 @@ pub enum Error {
     /// Both ways of naming a master key were used.
     #[error("THEAZO_MASTER_KEY and THEAZO_MASTER_KEY_FILE are both set: keep one of them")]
     Ambiguous,
+    /// Both ways of naming a previous master key were used.
+    #[error("THEAZO_MASTER_KEY_PREVIOUS and THEAZO_MASTER_KEY_PREVIOUS_FILE are both set: keep one of them")]
+    AmbiguousPrevious,
     /// No master key was named, and the database is not the server's own.
     #[error(
         "a master key is needed: set THEAZO_MASTER_KEY (32 bytes in hex, as `openssl rand -hex 32` prints them) or \
@@ -58,7 +68,8 @@ pub enum Error {
     },
     /// The keys of this database are wrapped by another master key.
     #[error(
-        "the keys in the database are wrapped by the master key {wrapped_by}, and the one given is {given}"
+        "what is in the database is wrapped by the master key {wrapped_by}, and the one given is {given}: name the \
+         one that is needed by THEAZO_MASTER_KEY_PREVIOUS (or _FILE) too"
     )]
     WrongMaster {
         /// The fingerprint of the master key that is needed.

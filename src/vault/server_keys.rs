@@ -6,7 +6,7 @@ use std::fmt;
 use tokio_postgres::{Client, GenericClient};
 use zeroize::Zeroizing;
 
-use super::{Error, Key, Master};
+use super::{Error, Key, Masters};
 use crate::random;
 
 /// The random keys that every server over one database shares (table `server_keys`), unwrapped.
@@ -17,6 +17,8 @@ pub struct ServerKeys {
     pub answers: Key,
     /// Authenticates page cursors.
     pub cursors: Key,
+    /// What wraps these keys, and those of what is sealed.
+    pub masters: Masters,
 }
 
 /// The name of each key in the table, in the order of the fields above.
@@ -28,15 +30,16 @@ impl ServerKeys {
     /// A login that may only read will do where all of them exist.
     ///
     /// # Errors
-    /// [`Error::WrongMaster`] when another master key wraps them, [`Error::Damaged`] when one does not open, and
+    /// [`Error::WrongMaster`] when none of the master keys wraps them, [`Error::Damaged`] when one does not open, and
     /// [`Error::Database`].
-    pub async fn load(client: &mut Client, master: &Master) -> Result<Self, Error> {
-        let mut keys = read(client, master).await?;
+    pub async fn load(client: &mut Client, masters: Masters) -> Result<Self, Error> {
+        let mut keys = read(client, &masters).await?;
         if NAMES.iter().any(|name| !keys.contains_key(*name)) {
             let transaction = client.transaction().await?;
             // Readers go on; another server that wants to make keys waits here, and then finds ours.
             transaction.batch_execute("lock table server_keys in exclusive mode").await?;
-            keys = read(&transaction, master).await?;
+            keys = read(&transaction, &masters).await?;
+            let master = masters.active();
             for name in NAMES.into_iter().filter(|name| !keys.contains_key(*name)).collect::<Vec<_>>() {
                 let key = Zeroizing::new(random::bytes::<32>());
                 let insert = "insert into server_keys (name, master_key_id, wrapped) values ($1, $2, $3)";
@@ -46,7 +49,7 @@ impl ServerKeys {
             transaction.commit().await?;
         }
         let mut take = |name| keys.remove(name).expect("a missing key was made above");
-        Ok(Self { pepper: take(NAMES[0]), answers: take(NAMES[1]), cursors: take(NAMES[2]) })
+        Ok(Self { pepper: take(NAMES[0]), answers: take(NAMES[1]), cursors: take(NAMES[2]), masters })
     }
 }
 
@@ -65,14 +68,12 @@ pub async fn master_key_id(client: &impl GenericClient) -> Result<Option<String>
     Ok(rows.first().map(|row| row.get(0)))
 }
 
-async fn read(client: &impl GenericClient, master: &Master) -> Result<HashMap<String, Key>, Error> {
+async fn read(client: &impl GenericClient, masters: &Masters) -> Result<HashMap<String, Key>, Error> {
     let select = "select name, master_key_id, wrapped from server_keys";
     let mut keys = HashMap::new();
     for row in client.query(select, &[]).await? {
         let (name, wrapped_by): (String, String) = (row.get(0), row.get(1));
-        if wrapped_by != master.id() {
-            return Err(Error::WrongMaster { wrapped_by, given: master.id().to_owned() });
-        }
+        let master = masters.activate(&wrapped_by)?;
         if !NAMES.contains(&name.as_str()) {
             continue; // a newer server's
         }

@@ -9,6 +9,7 @@ mod manners;
 mod postgres;
 mod rates;
 mod rebuild;
+mod sealed;
 mod serve;
 mod support;
 mod surface;

@@ -165,7 +165,8 @@ pub(crate) async fn change(
     Submitted { body, request }: Submitted<NewLimits>,
 ) -> Result<Response, Error> {
     let command = Command::Session(id, session::Command::ChangeLimits(body.into()));
-    let submission = Submission { command, provenance: writer.provenance(), contents: vec![] };
+    let submission =
+        Submission { command, provenance: writer.provenance(), contents: vec![], sealed: vec![] };
     let request_id = writer.request_id;
     let answering: Answering = Box::new(move |scope, verdict| {
         Box::pin(async move {

@@ -211,7 +211,8 @@ async fn change(
     command: session::Command,
 ) -> Result<Response, Error> {
     let command = Command::Session(id, command);
-    let submission = Submission { command, provenance: caller.provenance(), contents: vec![] };
+    let submission =
+        Submission { command, provenance: caller.provenance(), contents: vec![], sealed: vec![] };
     let request_id = caller.request_id;
     let answering: Answering = Box::new(move |scope, verdict| {
         Box::pin(async move {
@@ -268,7 +269,7 @@ async fn begin(
     mut beginning: Beginning,
 ) -> Result<Response, Error> {
     let contents = beginning.content.take().into_iter().collect();
-    let submission = Submission { command, provenance: caller.provenance(), contents };
+    let submission = Submission { command, provenance: caller.provenance(), contents, sealed: vec![] };
     let (beginning, request_id) = (std::sync::Arc::new(beginning), caller.request_id);
     let answering: Answering = Box::new(move |scope, verdict| {
         let beginning = std::sync::Arc::clone(&beginning);

@@ -6,7 +6,7 @@ use theazo::clock::{Clock, SystemClock};
 use theazo::database::{self, Database};
 use theazo::log::{self, Actor, Content, Log, Provenance, Submission, Tenant};
 use theazo::random;
-use theazo::vault::{Key, ServerKeys};
+use theazo::vault::{Key, Master, Masters, ServerKeys};
 use theazo_domain::command::Person;
 use theazo_domain::content::ContentRef;
 use theazo_domain::id::{ContentId, OrganizationId, RequestId, SessionId, UserId};
@@ -74,9 +74,14 @@ impl World {
     }
 }
 
+/// The master key of every server of a test.
+pub(crate) const MASTER_KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
 /// The same server keys for every server of a test.
 pub(crate) fn keys() -> ServerKeys {
-    ServerKeys { pepper: Key::new([1; 32]), answers: Key::new([2; 32]), cursors: Key::new([3; 32]) }
+    let master = Master::from_hex(MASTER_KEY, "a test").expect("it is a good key");
+    let [pepper, answers, cursors] = [1, 2, 3].map(|byte| Key::new([byte; 32]));
+    ServerKeys { pepper, answers, cursors, masters: Masters::of(master) }
 }
 
 pub(crate) fn now() -> Timestamp {
@@ -86,7 +91,7 @@ pub(crate) fn now() -> Timestamp {
 pub(crate) fn submission(command: Command) -> Submission {
     let request_id = RequestId::from_ulid(random::ulid(now()));
     let provenance = Provenance { actor: Actor::Operator, request_id, cause: None };
-    Submission { command, provenance, contents: vec![] }
+    Submission { command, provenance, contents: vec![], sealed: vec![] }
 }
 
 pub(crate) fn new_session_id() -> SessionId {

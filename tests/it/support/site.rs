@@ -10,7 +10,6 @@ use theazo::database::{Database, connector, migrate};
 use theazo::keys::{self, Secret};
 use theazo::log::{self, Accepted, Actor, Log, Provenance, Submission, Tenant};
 use theazo::random;
-use theazo::vault::{Key, ServerKeys};
 use theazo_domain::id::{KeyId, OrganizationId, RequestId};
 use theazo_domain::key::Role;
 use theazo_domain::organization::{Mode, Plan};
@@ -101,7 +100,7 @@ impl Site {
     pub(crate) async fn execute(&self, tenant: Tenant, command: Command) -> Accepted {
         let request_id = RequestId::from_ulid(random::ulid(self.now()));
         let provenance = Provenance { actor: Actor::Operator, request_id, cause: None };
-        let submission = Submission { command, provenance, contents: vec![] };
+        let submission = Submission { command, provenance, contents: vec![], sealed: vec![] };
         let verdict = self.next().app.log.execute(tenant, submission).await.expect("it is carried out");
         verdict.expect("it is allowed")
     }
@@ -129,7 +128,7 @@ impl Organization {
     pub(crate) async fn key(&self, role: Role) -> (KeyId, Secret) {
         let id = KeyId::from_ulid(random::ulid(self.site.now()));
         let secret = keys::generate(self.tenant.mode);
-        let digest = keys::digest(&server_keys().pepper, &secret);
+        let digest = keys::digest(&super::logs::keys().pepper, &secret);
         let last_four = keys::last_four(&secret).to_owned();
         let command = key::Command::Create { role, digest, last_four };
         self.site.execute(self.tenant, Command::Key(id, command)).await;
@@ -161,15 +160,11 @@ fn server(database: &TestDatabase, clock: &Arc<dyn Clock>) -> Server {
     let login = database.config();
     let tls = connector(&login, None).expect("there is a way to connect");
     let database = Database::new(&login, tls).expect("the pools are made");
-    let keys = Arc::new(server_keys());
+    let keys = Arc::new(super::logs::keys());
     let log = Log::new(database.clone(), Arc::clone(&keys), Arc::clone(clock));
     let listener = log.listen();
     let stopping = watch::Sender::new(false);
     let app = Arc::new(App { database, log, keys, clock: Arc::clone(clock), stopping });
     let router = theazo::http::router(Arc::clone(&app));
     Server { app, router, listener }
-}
-
-fn server_keys() -> ServerKeys {
-    ServerKeys { pepper: Key::new([1; 32]), answers: Key::new([2; 32]), cursors: Key::new([3; 32]) }
 }
