@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::log::Log;
+use crate::providers::client::Clients;
 use crate::vault::ServerKeys;
 
 /// The server's parts, shared by every request and worker.
@@ -15,6 +16,8 @@ pub struct App {
     pub log: Arc<Log>,
     /// The server's own keys.
     pub keys: Arc<ServerKeys>,
+    /// The ways out.
+    pub clients: Clients,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// True from when the server is to stop: streams end then, and it says that it is not ready.

@@ -92,3 +92,21 @@ pub const RETRY_AFTER_S: i64 = 1;
 pub const PAGE: i64 = 25;
 /// Rows of a page at most.
 pub const LARGEST_PAGE: i64 = 100;
+/// How long an outgoing call may take to be connected, with the lookup of its name and TLS.
+pub const OUTGOING_CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the headers of an outgoing call's answer may take, unless the call says otherwise.
+pub const OUTGOING_HEADER_DEADLINE: Duration = Duration::from_secs(30);
+/// How long nothing may come of an outgoing call's answer, unless the call says otherwise.
+pub const OUTGOING_BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long an outgoing call may take as a whole, unless the call says otherwise.
+pub const OUTGOING_DEADLINE: Duration = Duration::from_secs(60);
+/// The largest answer of an outgoing call, unless the call says otherwise.
+pub const OUTGOING_RESPONSE_BYTES: usize = 1024 * 1024;
+/// Redirects that an outgoing call follows, unless the call says otherwise.
+pub const OUTGOING_REDIRECTS: usize = 5;
+/// How long an outgoing connection is kept for the next call to the same host, and how many of them.
+pub const OUTGOING_IDLE: Duration = Duration::from_secs(30);
+/// Connections that are kept so for each host.
+pub const OUTGOING_IDLE_CONNECTIONS: usize = 16;
+/// Names that a client looks up at the same time; the system's resolver holds a thread for each.
+pub const OUTGOING_LOOKUPS: usize = 64;

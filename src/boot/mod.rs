@@ -22,8 +22,10 @@ use crate::app::App;
 use crate::clock::{Clock, SystemClock};
 use crate::database::{self, Database};
 use crate::log::{Failure, Log};
+use crate::providers::client::Clients;
+use crate::providers::guard::Guard;
 use crate::vault::{self, Masters, ServerKeys, Source};
-use crate::{postgres, private_file};
+use crate::{postgres, private_file, providers};
 
 /// Where the data is, and who may open it.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct Settings {
     pub database_ca: Option<PathBuf>,
     /// Where the master key is.
     pub master: Source,
+    /// What lies outside.
+    pub outside: providers::Settings,
 }
 
 /// Why a server does not come up, or a command of the operator does not work.
@@ -133,7 +137,9 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
             tools.log.listen();
             let Tools { database, log, keys, clock, .. } = tools;
             let (stopping, _) = watch::channel(false);
-            Ok(Booted { app: Arc::new(App { database, log, keys, clock, stopping }), site, first_keys })
+            let clients = Clients::new(Guard::new(settings.outside.allowed_networks.clone()));
+            let app = Arc::new(App { database, log, keys, clients, clock, stopping });
+            Ok(Booted { app, site, first_keys })
         }
         Err(error) => {
             site.stop().await;

@@ -22,7 +22,7 @@ pub use output::complain;
 
 use crate::boot::{self, Settings, Site, Tools};
 use crate::log::{Tenant, find_tenants};
-use crate::{logging, vault};
+use crate::{logging, providers, vault};
 use output::Output;
 
 /// How a command ended that was carried out.
@@ -204,6 +204,7 @@ impl Place {
                 previous_hex: hex("THEAZO_MASTER_KEY_PREVIOUS"),
                 previous_file: path(&self.master_key_previous_file),
             },
+            outside: providers::Settings::default(),
         }
     }
 }

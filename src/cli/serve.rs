@@ -10,7 +10,7 @@ use super::output::{Output, line};
 use super::{Error, Outcome};
 use crate::boot::{self, Booted, FIRST_KEYS_FILE, FirstKeys, Settings};
 use crate::postgres::State;
-use crate::{config, http, serve};
+use crate::{config, http, providers, serve};
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
@@ -19,11 +19,26 @@ pub(super) struct Arguments {
     /// The address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", env = "THEAZO_LISTEN", default_value = DEFAULT_LISTEN)]
     listen: String,
+    /// Ranges such as 10.0.0.0/8 that customers may name as addresses of webhooks and tools, which are else public only
+    #[arg(long, value_name = "CIDR", env = "THEAZO_ALLOW_PRIVATE_NETWORK", value_delimiter = ',')]
+    allow_private_network: Vec<String>,
+}
+
+impl Arguments {
+    /// What the operator says of what lies outside. An empty text counts as none.
+    fn outside(&self) -> Result<providers::Settings, Error> {
+        let given = self.allow_private_network.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+        let read = |text: &str| {
+            text.parse().map_err(|error| Error::Usage(format!("--allow-private-network {text}: {error}")))
+        };
+        let allowed_networks = given.map(read).collect::<Result<_, _>>()?;
+        Ok(providers::Settings { allowed_networks })
+    }
 }
 
 impl Default for Arguments {
     fn default() -> Self {
-        Self { listen: DEFAULT_LISTEN.to_owned() }
+        Self { listen: DEFAULT_LISTEN.to_owned(), allow_private_network: vec![] }
     }
 }
 
@@ -32,13 +47,14 @@ pub(super) async fn run(
     arguments: &Arguments,
     _output: Output,
 ) -> Result<Outcome, Error> {
+    let settings = Settings { outside: arguments.outside()?, ..settings.clone() };
     // Before anything is started or made: a port that is taken is found out at once.
     let unusable = |error| Error::Usage(format!("cannot listen on {}: {error}", arguments.listen));
     let listener = TcpListener::bind(&arguments.listen).await.map_err(unusable)?;
     let address = listener.local_addr().map_err(unusable)?;
     serve::raise_open_files();
 
-    let Booted { app, site, first_keys } = boot::server(settings).await?;
+    let Booted { app, site, first_keys } = boot::server(&settings).await?;
     serve::stop_on_signals(app.stopping.clone())
         .map_err(|error| Error::Usage(format!("cannot handle signals: {error}")))?;
     let lost =

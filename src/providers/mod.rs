@@ -1,6 +1,20 @@
 //! What lies outside: where agents' code runs, and the models that they ask.
 
+/// The one HTTP client.
+pub mod client;
 /// Compute: sandboxes, here and at vendors.
 pub mod compute;
+/// Which addresses a customer may have called.
+pub mod guard;
 /// Language models.
 pub mod model;
+mod resolver;
+
+use guard::Network;
+
+/// What the operator says of what lies outside.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Ranges that customers may name though they are not public.
+    pub allowed_networks: Vec<Network>,
+}

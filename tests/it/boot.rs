@@ -52,6 +52,7 @@ fn settings(database: &TestDatabase, data_dir: &Path) -> Settings {
         migration_url: None,
         database_ca: None,
         master: Source { hex: Some(MASTER_KEY.to_owned().into()), ..Source::default() },
+        outside: theazo::providers::Settings::default(),
     }
 }
 

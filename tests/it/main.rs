@@ -6,6 +6,7 @@ mod cli;
 mod feed;
 mod log;
 mod manners;
+mod outgoing;
 mod postgres;
 mod rates;
 mod rebuild;

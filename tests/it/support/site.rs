@@ -9,6 +9,8 @@ use theazo::clock::{Clock, ManualClock, SystemClock};
 use theazo::database::{Database, connector, migrate};
 use theazo::keys::{self, Secret};
 use theazo::log::{self, Accepted, Actor, Log, Provenance, Submission, Tenant};
+use theazo::providers::client::Clients;
+use theazo::providers::guard::Guard;
 use theazo::random;
 use theazo_domain::id::{KeyId, OrganizationId, RequestId};
 use theazo_domain::key::Role;
@@ -163,8 +165,9 @@ fn server(database: &TestDatabase, clock: &Arc<dyn Clock>) -> Server {
     let keys = Arc::new(super::logs::keys());
     let log = Log::new(database.clone(), Arc::clone(&keys), Arc::clone(clock));
     let listener = log.listen();
+    let clients = Clients::new(Guard::default());
     let stopping = watch::Sender::new(false);
-    let app = Arc::new(App { database, log, keys, clock: Arc::clone(clock), stopping });
+    let app = Arc::new(App { database, log, keys, clients, clock: Arc::clone(clock), stopping });
     let router = theazo::http::router(Arc::clone(&app));
     Server { app, router, listener }
 }
