@@ -36,6 +36,10 @@ impl Named for crate::session::State {
     const TYPE: &'static str = "session";
 }
 
+impl Named for crate::definition::State {
+    const TYPE: &'static str = "definition";
+}
+
 impl<A> cqrs_es::Aggregate for Bridged<A>
 where
     A: Aggregate + Named + Serialize + for<'de> Deserialize<'de> + Send + Sync + fmt::Debug,

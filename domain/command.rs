@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{KeyId, OrganizationId, SessionId, UserId};
-use crate::{Aggregate, Event, Facts, Refusal, Subject, key, organization, session, user};
+use crate::id::{DefinitionId, KeyId, OrganizationId, SessionId, UserId};
+use crate::{Aggregate, Event, Facts, Refusal, Subject, definition, key, organization, session, user};
 
 /// Something that a caller asks to happen.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub enum Command {
     User(user::Command),
     /// To a session.
     Session(SessionId, session::Command),
+    /// To an agent definition.
+    Definition(DefinitionId, definition::Command),
 }
 
 /// An end user as the caller knows them, and the id they get if they are new.
@@ -36,6 +38,7 @@ impl Command {
             Self::Key(id, _) => Some(Subject::Key(*id)),
             Self::User(_) => None,
             Self::Session(id, _) => Some(Subject::Session(*id)),
+            Self::Definition(id, _) => Some(Subject::Definition(*id)),
         }
     }
 
@@ -45,7 +48,7 @@ impl Command {
         match self {
             Self::User(user::Command::OpenSession { opening, .. })
             | Self::Session(_, session::Command::Create(opening)) => Some(&opening.person),
-            Self::Organization(..) | Self::Key(..) | Self::Session(..) => None,
+            _ => None,
         }
     }
 
@@ -54,7 +57,9 @@ impl Command {
     pub fn begins(&self) -> bool {
         matches!(
             self,
-            Self::Key(_, key::Command::Create { .. }) | Self::Session(_, session::Command::Create(_))
+            Self::Key(_, key::Command::Create { .. })
+                | Self::Session(_, session::Command::Create(_))
+                | Self::Definition(_, definition::Command::Create(_))
         )
     }
 }
@@ -71,6 +76,8 @@ pub enum AggregateState {
     User(user::State),
     /// Of a session.
     Session(session::State),
+    /// Of an agent definition.
+    Definition(definition::State),
 }
 
 impl AggregateState {
@@ -86,6 +93,7 @@ impl AggregateState {
             Subject::Key(_) => Self::Key(key::State::default()),
             Subject::User(_) => Self::User(user::State::default()),
             Subject::Session(_) => Self::Session(session::State::default()),
+            Subject::Definition(_) => Self::Definition(definition::State::default()),
         }
     }
 
@@ -102,6 +110,7 @@ impl AggregateState {
             (Self::Key(state), Command::Key(_, command)) => state.decide(command, facts),
             (Self::User(state), Command::User(command)) => state.decide(command, facts),
             (Self::Session(state), Command::Session(_, command)) => state.decide(command, facts),
+            (Self::Definition(state), Command::Definition(_, command)) => state.decide(command, facts),
             _ => panic!("a command is decided on the state of its own target"),
         }
     }
@@ -113,6 +122,7 @@ impl AggregateState {
             Self::Key(state) => state.evolve(event),
             Self::User(state) => state.evolve(event),
             Self::Session(state) => state.evolve(event),
+            Self::Definition(state) => state.evolve(event),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Subject, key, organization, session};
+use crate::{Subject, definition, key, organization, session};
 
 /// Something that has happened. The name of a variant on disk never changes; what it carries changes only with
 /// a new format version and an upcaster from the old one.
@@ -32,6 +32,15 @@ pub enum Event {
     /// The limits of a session were replaced.
     #[serde(rename = "session.limits_changed")]
     SessionLimitsChanged(session::LimitsChanged),
+    /// An agent definition began, as version 1.
+    #[serde(rename = "definition.created")]
+    DefinitionCreated(definition::Versioned),
+    /// The next version of an agent definition was made.
+    #[serde(rename = "definition.updated")]
+    DefinitionUpdated(definition::Versioned),
+    /// An agent definition was archived: no new agents are made from it.
+    #[serde(rename = "definition.archived")]
+    DefinitionArchived(definition::Archived),
 }
 
 /// An event as it is written: its type, and its data as the JSON text that is hashed.
@@ -48,7 +57,7 @@ impl Event {
     pub const FIRST_VERSION: i16 = 1;
 
     /// The type names of every event, in the order of the list.
-    pub const KINDS: [&'static str; 8] = [
+    pub const KINDS: [&'static str; 11] = [
         "organization.created",
         "key.created",
         "key.revoked",
@@ -57,6 +66,9 @@ impl Event {
         "session.resumed",
         "session.terminated",
         "session.limits_changed",
+        "definition.created",
+        "definition.updated",
+        "definition.archived",
     ];
 
     /// The newest format version of a type, which is what this program writes; `None` for a type it does not know.
@@ -81,6 +93,10 @@ impl Event {
             Self::SessionLimitsChanged(event) => {
                 vec![Subject::Session(event.session_id), Subject::User(event.user_id)]
             }
+            Self::DefinitionCreated(event) | Self::DefinitionUpdated(event) => {
+                vec![Subject::Definition(event.definition_id)]
+            }
+            Self::DefinitionArchived(event) => vec![Subject::Definition(event.definition_id)],
         }
     }
 

@@ -92,6 +92,10 @@ id!(
     TaskId, "task"
 );
 id!(
+    /// An agent definition, in all its versions.
+    DefinitionId, "adef"
+);
+id!(
     /// One request to the API, as it is named in answers, logs and event metadata.
     RequestId, "req"
 );
@@ -135,6 +139,8 @@ pub enum Subject {
     User(UserId),
     /// A session.
     Session(SessionId),
+    /// An agent definition.
+    Definition(DefinitionId),
 }
 
 impl fmt::Display for Subject {
@@ -144,6 +150,7 @@ impl fmt::Display for Subject {
             Self::Key(id) => id.fmt(formatter),
             Self::User(id) => id.fmt(formatter),
             Self::Session(id) => id.fmt(formatter),
+            Self::Definition(id) => id.fmt(formatter),
         }
     }
 }
@@ -157,6 +164,7 @@ impl FromStr for Subject {
             Some(KeyId::PREFIX) => text.parse().map(Self::Key),
             Some(UserId::PREFIX) => text.parse().map(Self::User),
             Some(SessionId::PREFIX) => text.parse().map(Self::Session),
+            Some(DefinitionId::PREFIX) => text.parse().map(Self::Definition),
             _ => Err(Malformed("a known prefix")),
         }
     }

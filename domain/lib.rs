@@ -5,6 +5,8 @@
 //! cannot fail. Nothing here reads a clock, draws a random number or waits: times and new ids come in commands
 //! and [`Facts`]. `ls` of this folder is the list of aggregates.
 
+/// How an agent is set up: what a definition describes once, and what each agent may set for itself.
+pub mod agent_config;
 /// The bridge that runs these aggregates under cqrs-es: for its test framework, and as the benchmark's baseline.
 #[cfg(any(test, feature = "cqrs-es"))]
 pub mod bridge;
@@ -12,6 +14,8 @@ pub mod bridge;
 pub mod command;
 /// References from an event to the personal content that lies beside the log.
 pub mod content;
+/// Agent definitions: how agents are set up, described once, in versions that never change.
+pub mod definition;
 /// The closed list of what can happen, and how each event is named and written.
 pub mod event;
 /// The typed, prefixed ids of everything that has one.
@@ -26,6 +30,8 @@ pub mod organization;
 pub mod session;
 /// A moment in UTC, to the millisecond.
 pub mod time;
+/// The built-in tools that an agent can be given: a closed list.
+pub mod tool;
 /// An end user of the organization: which sessions are open for them.
 pub mod user;
 

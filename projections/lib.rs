@@ -9,6 +9,7 @@ pub mod change;
 /// The values and tables that projections are made of.
 pub mod table;
 
+mod definitions;
 mod keys;
 mod organization;
 mod session_usage;
@@ -44,14 +45,20 @@ pub trait Projection: Sync {
 }
 
 /// Every projection, in the order in which they are shown.
-pub const ALL: [&dyn Projection; 4] =
-    [&organization::Organization, &keys::Keys, &sessions::Sessions, &session_usage::SessionUsage];
+pub const ALL: [&dyn Projection; 6] = [
+    &organization::Organization,
+    &keys::Keys,
+    &sessions::Sessions,
+    &session_usage::SessionUsage,
+    &definitions::Definitions,
+    &definitions::DefinitionVersions,
+];
 
 /// Goes up by one whenever [`ALL`] gains or loses a projection or one of them changes its version.
 ///
 /// A server that meets a higher epoch in a log than its own would leave newer read models behind, so it appends
 /// no more; one that meets a lower epoch rebuilds first.
-pub const EPOCH: i32 = 1;
+pub const EPOCH: i32 = 2;
 
 /// The projection of this name.
 #[must_use]

@@ -56,7 +56,7 @@ impl Projection for Sessions {
                 let values = [("limits", limits(&event.limits)), ("updated_at", Value::Time(happened.at))];
                 changes.set(&TABLE, key(event.session_id), values);
             }
-            Event::OrganizationCreated(_) | Event::KeyCreated(_) | Event::KeyRevoked(_) => {}
+            _ => {}
         }
     }
 }

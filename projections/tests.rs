@@ -1,5 +1,8 @@
+use theazo_domain::agent_config::AgentConfig;
+use theazo_domain::content::ContentRef;
+use theazo_domain::definition::{Archived, Versioned};
 use theazo_domain::event::Event;
-use theazo_domain::id::{SessionId, UserId};
+use theazo_domain::id::{DefinitionId, SessionId, UserId};
 use theazo_domain::session::{Changed, Created, Limits, LimitsChanged};
 
 use super::*;
@@ -65,6 +68,62 @@ fn a_new_session_has_used_nothing() {
     );
 }
 
+fn definition() -> DefinitionId {
+    "adef_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap()
+}
+
+fn version(version: i64) -> Versioned {
+    let content_id = format!("cnt_01ARZ3NDEKTSV4RRFFQ69G5F{version:02}").parse().unwrap();
+    let instructions = Some(ContentRef { content_id, sha256: "ab".repeat(32) });
+    let config = AgentConfig { instructions, ..AgentConfig::default() };
+    Versioned { definition_id: definition(), version, name: format!("v{version}"), config, metadata: None }
+}
+
+fn definition_events() -> [Event; 3] {
+    let archived = Archived { definition_id: definition() };
+    [
+        Event::DefinitionCreated(version(1)),
+        Event::DefinitionUpdated(version(2)),
+        Event::DefinitionArchived(archived),
+    ]
+}
+
+#[test]
+fn a_definition_is_one_row_that_names_its_latest_version() {
+    let stages = fold("definitions", &definition_events());
+    assert_eq!((stages.len(), stages[0].len()), (1, 1));
+    let change::Change::Put(values) = &stages[0][0].change else { panic!("a put") };
+    let moment = |seconds: i64| Value::Time(Timestamp::from_millis(seconds * 1_000));
+    let expected =
+        [Value::Integer(2), Value::Text("archived".into()), Value::Integer(1), moment(1), moment(3)];
+    assert_eq!(values, &expected);
+    let stages = fold("definitions", &definition_events()[1..]);
+    let change::Change::Set(values) = &stages[0][0].change else { panic!("a set") };
+    assert_eq!(values.len(), 3);
+}
+
+#[test]
+fn each_version_of_a_definition_is_a_row_of_its_own() {
+    let stages = fold("definition_versions", &definition_events());
+    let rows = &stages[0];
+    assert_eq!((stages.len(), rows.len()), (1, 2));
+    for (number, row) in (1..).zip(rows) {
+        assert_eq!(row.key, [Value::Text(definition().to_string()), Value::Integer(number)]);
+        let change::Change::Put(values) = &row.change else { panic!("a put") };
+        let content = format!("cnt_01ARZ3NDEKTSV4RRFFQ69G5F{number:02}");
+        let sha256 = "ab".repeat(32);
+        let config = format!(r#"{{"instructions":{{"contentId":"{content}","sha256":"{sha256}"}}}}"#);
+        let expected = [
+            Value::Text(format!("v{number}")),
+            Value::Json(config),
+            Value::Text(content),
+            Value::Null,
+            Value::Time(Timestamp::from_millis(number * 1_000)),
+        ];
+        assert_eq!(values, &expected);
+    }
+}
+
 #[test]
 fn changes_that_cannot_be_merged_stay_in_their_order() {
     static TABLE: Table = Table {
@@ -102,5 +161,13 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         .map(|projection| format!("{}@{}", projection.table().name, projection.version()))
         .collect();
     // When this list changes, raise EPOCH and write the new pair here.
-    assert_eq!((EPOCH, set.join(" ").as_str()), (1, "organization@1 api_keys@1 sessions@1 session_usage@1"));
+    let expected = [
+        "organization@1",
+        "api_keys@1",
+        "sessions@1",
+        "session_usage@1",
+        "definitions@1",
+        "definition_versions@1",
+    ];
+    assert_eq!((EPOCH, set), (2, expected.map(str::to_owned).to_vec()));
 }

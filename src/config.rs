@@ -74,6 +74,12 @@ pub const JSON_DEPTH: usize = 64;
 pub const NAME_CHARACTERS: usize = 256;
 /// The largest metadata, as JSON.
 pub const METADATA_BYTES: usize = 16 * 1024;
+/// The longest instructions of an agent, in bytes.
+pub const INSTRUCTIONS_BYTES: usize = 256 * 1024;
+/// The most tokens that may be asked for in one answer of a model.
+pub const MODEL_TOKENS: i64 = 1_000_000;
+/// The most seconds that may be allowed to a run of an agent: a day.
+pub const RUN_SECONDS: i64 = 86_400;
 /// The longest idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// API keys that a server remembers, and as many digests that open nothing.

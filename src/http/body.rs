@@ -255,6 +255,13 @@ pub(crate) fn compact(json: &str) -> String {
     compact
 }
 
+/// A member that is there, null or not.
+pub(crate) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
 /// A whole number however JSON writes it: `5`, `5.0` and `5e0` are the same number, to a schema too.
 pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let number = serde_json::Number::deserialize(deserializer)?;

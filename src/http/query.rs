@@ -1,6 +1,7 @@
 //! Reading the path and the query string, with every mistake in the query told at once.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use axum::extract::rejection::RawPathParamsRejection;
@@ -132,18 +133,26 @@ impl Query {
         self.noted(name, parsed, text, "an RFC 3339 time such as 2025-05-01T00:00:00.000Z")
     }
 
-    /// How many rows the page shall have.
-    pub(crate) fn limit(&mut self) -> i64 {
-        let Some(text) = self.plain("limit") else { return config::PAGE };
+    /// A whole number within these bounds.
+    pub(crate) fn whole(&mut self, name: &str, bounds: RangeInclusive<i64>) -> Option<i64> {
+        let text = self.plain(name)?;
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse() {
-            Ok(limit) if digits && (1..=config::LARGEST_PAGE).contains(&limit) => limit,
+            Ok(number) if digits && bounds.contains(&number) => return Some(number),
+            _ if *bounds.end() == i64::MAX => {
+                self.wrong(name, "range", &format!("must be a whole number from {} on", bounds.start()));
+            }
             _ => {
-                let message = format!("must be a whole number from 1 to {}", config::LARGEST_PAGE);
-                self.wrong("limit", "range", &message);
-                config::PAGE
+                let message = format!("must be a whole number from {} to {}", bounds.start(), bounds.end());
+                self.wrong(name, "range", &message);
             }
         }
+        None
+    }
+
+    /// How many rows the page shall have.
+    pub(crate) fn limit(&mut self) -> i64 {
+        self.whole("limit", 1..=config::LARGEST_PAGE).unwrap_or(config::PAGE)
     }
 
     /// The filters that were read so far, each unambiguously.

@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::{Envelope, Error, Field};
-use super::v1::{events, limits, sessions};
+use super::v1::{definitions, events, limits, sessions};
 use super::{Edge, access, health};
 use crate::app::App;
 
@@ -26,6 +26,9 @@ fn api() -> OpenApiRouter<Edge> {
         .routes(routes!(sessions::terminate))
         .routes(routes!(limits::get, limits::change))
         .routes(routes!(limits::usage))
+        .routes(routes!(definitions::create, definitions::list))
+        .routes(routes!(definitions::get, definitions::update, definitions::archive))
+        .routes(routes!(definitions::versions))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
         .routes(routes!(events::get))

@@ -1,5 +1,7 @@
 //! The reads behind GET: a statement each, whose first argument is whose rows are read.
 
+/// Agent definitions and their versions.
+pub mod definition;
 /// API keys and whose they are.
 pub mod key;
 /// What is sealed, as it lies beside the log.

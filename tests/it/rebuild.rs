@@ -8,7 +8,7 @@ use theazo_domain::session::Command;
 use theazo_projections::ALL;
 use tokio::task::JoinSet;
 
-use crate::support::logs::{World, ask, create, create_with, new_session_id};
+use crate::support::logs::{World, ask, create, create_with, definition_of_two_versions, new_session_id};
 use crate::support::wait;
 
 async fn live_through(log: &Arc<Log>, tenant: Tenant, sessions: usize) {
@@ -22,6 +22,11 @@ async fn live_through(log: &Arc<Log>, tenant: Tenant, sessions: usize) {
             for command in [Command::Pause, Command::Resume, Command::Terminate].into_iter().take(number % 4)
             {
                 log.execute(tenant, ask(session, command)).await.unwrap().unwrap();
+            }
+            if number % 8 == 0 {
+                for submission in definition_of_two_versions() {
+                    log.execute(tenant, submission).await.unwrap().unwrap();
+                }
             }
         });
     }

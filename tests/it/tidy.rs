@@ -74,10 +74,15 @@ fn every_migration_is_applied_and_none_is_skipped() {
     let mut migrations = vec![];
     files(&root().join("migrations"), "sql", &mut migrations);
     migrations.sort();
-    for (number, path) in (1..).zip(&migrations) {
+    let mut numbers = vec![];
+    for path in &migrations {
         let name = path.file_name().unwrap().to_str().unwrap();
-        assert!(name.starts_with(&format!("{number:04}_")), "{name} is not number {number}");
-        assert!(runner.contains(name), "{name} is not in the list of migrations");
+        let number: u32 = name.split('_').next().unwrap().parse().unwrap();
+        assert!(name.starts_with(&format!("{number:04}_")), "{name} does not begin with four digits");
+        assert!(!numbers.contains(&number), "{name} has the number of another migration");
+        let listed = runner.lines().find(|line| line.contains(name)).expect(name);
+        assert!(listed.contains(&format!("\"V{number}__")), "{name} is listed under another number");
+        numbers.push(number);
     }
 }
 

@@ -19,7 +19,7 @@ use super::sessions::missing;
 use crate::database;
 use crate::http::Edge;
 use crate::http::auth::{Inspector, Reader, Writer};
-use crate::http::body::{Input, Submitted, optional_whole, whole};
+use crate::http::body::{Input, Submitted, given, optional_whole, whole};
 use crate::http::error::Error;
 use crate::http::idempotency::{act, refused, success};
 use crate::http::query::Id;
@@ -285,11 +285,6 @@ fn percentage(used: Decimal, limit: Decimal) -> f64 {
 /// Whole minutes, rounded half-even.
 fn minutes(millis: i64) -> i64 {
     (Decimal::from(millis) / Decimal::from(60_000)).round().to_i64().unwrap_or(i64::MAX)
-}
-
-/// A member that is there, null or not.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(from).map(Some)
 }
 
 fn given_whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<i64>>, D::Error> {

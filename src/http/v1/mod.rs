@@ -1,18 +1,34 @@
 //! The resources of the API, a file each.
 
+pub(crate) mod agent_config;
+pub(crate) mod definitions;
 pub(crate) mod events;
 pub(crate) mod limits;
 mod money;
 pub(crate) mod sessions;
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use theazo_domain::content::ContentRef;
 use theazo_domain::id::ContentId;
 use ulid::Ulid;
+use utoipa::ToSchema;
 
 use super::Edge;
 use crate::log::Content;
 use crate::random;
+
+/// It was done, and there is nothing to show of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Done {
+    /// Always true.
+    ok: bool,
+}
+
+impl Done {
+    /// The only value.
+    pub(crate) const DONE: Self = Self { ok: true };
+}
 
 impl Edge {
     /// The random part of a new id.

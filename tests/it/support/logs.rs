@@ -7,9 +7,11 @@ use theazo::database::{self, Database};
 use theazo::log::{self, Actor, Content, Log, Provenance, Submission, Tenant};
 use theazo::random;
 use theazo::vault::{Key, Master, Masters, ServerKeys};
+use theazo_domain::agent_config::AgentConfig;
 use theazo_domain::command::Person;
 use theazo_domain::content::ContentRef;
-use theazo_domain::id::{ContentId, OrganizationId, RequestId, SessionId, UserId};
+use theazo_domain::definition::{self, Details, DetailsPatch};
+use theazo_domain::id::{ContentId, DefinitionId, OrganizationId, RequestId, SessionId, UserId};
 use theazo_domain::organization::{self, Mode, Plan};
 use theazo_domain::session::{self, Limits, Opening};
 use theazo_domain::time::Timestamp;
@@ -117,6 +119,18 @@ pub(crate) fn create_with(session_id: SessionId, external_id: &str, body: &str) 
     let opening = Opening { metadata, ..opening(external_id) };
     let command = Command::Session(session_id, session::Command::Create(opening));
     Submission { contents: vec![content], ..submission(command) }
+}
+
+/// Creates an agent definition, changes it and archives it.
+pub(crate) fn definition_of_two_versions() -> [Submission; 3] {
+    let id = DefinitionId::from_ulid(random::ulid(now()));
+    let details = Details { name: "Assistant".into(), config: AgentConfig::default(), metadata: None };
+    [
+        definition::Command::Create(details),
+        definition::Command::Update(DetailsPatch::default()),
+        definition::Command::Archive,
+    ]
+    .map(|command| submission(Command::Definition(id, command)))
 }
 
 /// Opens a user's session.

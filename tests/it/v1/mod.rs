@@ -1,4 +1,5 @@
 //! The resources of the API, a file each.
 
+mod definitions;
 mod events;
 mod sessions;
