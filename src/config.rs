@@ -116,3 +116,21 @@ pub const OUTGOING_IDLE: Duration = Duration::from_secs(30);
 pub const OUTGOING_IDLE_CONNECTIONS: usize = 16;
 /// Names that a client looks up at the same time; the system's resolver holds a thread for each.
 pub const OUTGOING_LOOKUPS: usize = 64;
+/// How long a call of a compute vendor may take, unless it makes a sandbox or runs a program.
+pub const COMPUTE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a compute vendor may take to make a sandbox.
+pub const COMPUTE_CREATE_DEADLINE: Duration = Duration::from_secs(120);
+/// How much longer than its program a run may take at a compute vendor's, starting and ending it included.
+pub const COMPUTE_RUN_GRACE: Duration = Duration::from_secs(15);
+/// How often a call that failed is made again, where that does no harm.
+pub const COMPUTE_REPEATS: u32 = 3;
+/// How long to rest before that, the first time; also the shortest rest that a vendor can ask for.
+pub const COMPUTE_REST: Duration = Duration::from_millis(100);
+/// How long to rest after a 429 that does not say how long.
+pub const COMPUTE_THROTTLED_REST: Duration = Duration::from_secs(1);
+/// The largest answer of a compute vendor, but for outputs of programs and contents of files.
+pub const COMPUTE_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// Pages of a list of sandboxes that are read at most.
+pub const COMPUTE_LIST_PAGES: usize = 1_000;
+/// Characters of a compute vendor's reason that are kept.
+pub const COMPUTE_REASON_CHARACTERS: usize = 500;

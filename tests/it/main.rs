@@ -3,6 +3,7 @@
 
 mod boot;
 mod cli;
+mod compute;
 mod feed;
 mod log;
 mod manners;

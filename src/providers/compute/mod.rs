@@ -1,5 +1,12 @@
 //! Compute: sandboxes in which agents' code runs, here and at vendors.
 
+/// Calls of vendors' HTTP APIs.
+mod api;
+/// No sandbox at all, for test mode.
+pub mod mock;
+/// Compute of the customer's own, over a small protocol of ours.
+pub mod webhook;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -188,4 +195,22 @@ pub enum Error {
     /// The path leads out of the workspace, or to nothing fitting.
     #[error("{0}")]
     Path(String),
+}
+
+/// Refuses a path that leads out of the workspace by what it says itself; where links lead is seen in the sandbox only.
+/// The empty path is the workspace.
+///
+/// # Errors
+/// [`Error::Path`].
+pub fn check_path(path: &str) -> Result<(), Error> {
+    let rule = if path.starts_with('/') {
+        "must be relative to the workspace"
+    } else if path.split('/').any(|part| part == "..") {
+        "must not contain .."
+    } else if path.contains('\0') {
+        "must not contain a zero byte"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Path(format!("the path {rule}")))
 }

@@ -6,4 +6,5 @@ pub(crate) mod logs;
 pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod site;
+pub(crate) mod vendors;
 pub(crate) mod wait;
