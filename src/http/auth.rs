@@ -18,7 +18,7 @@ use crate::keys;
 use crate::log::{Actor, Provenance, Tenant};
 
 /// The holder of a valid API key, within its rate limit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Caller {
     /// What the key opens.
     pub(crate) tenant: Tenant,
@@ -26,6 +26,8 @@ pub(crate) struct Caller {
     pub(crate) key_id: KeyId,
     /// This request.
     pub(crate) request_id: RequestId,
+    /// What the key is found by, for whoever has to look again: it may be revoked while a stream is open.
+    pub(crate) digest: String,
 }
 
 impl Caller {
@@ -79,6 +81,13 @@ pub(crate) type Reader = Having<Read>;
 /// May read usage, billing, audit and events.
 pub(crate) type Inspector = Having<Inspect>;
 
+impl<R> Having<R> {
+    /// The caller, for what outlasts the request.
+    pub(crate) fn into_caller(self) -> Caller {
+        self.caller
+    }
+}
+
 impl<R> Deref for Having<R> {
     type Target = Caller;
 
@@ -111,7 +120,7 @@ impl<R: Right> FromRequestParts<Edge> for Having<R> {
             return Err(Error::Forbidden);
         }
         let (tenant, key_id) = (credential.tenant, credential.key.id);
-        let caller = Caller { tenant, key_id, request_id: notes.request_id };
+        let caller = Caller { tenant, key_id, request_id: notes.request_id, digest };
         Ok(Self { caller, right: PhantomData })
     }
 }

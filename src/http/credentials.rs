@@ -44,6 +44,19 @@ impl Credentials {
     /// # Errors
     /// [`Error::Unavailable`] when the database is away.
     pub(crate) async fn find(&self, app: &App, digest: &str) -> Result<Option<Credential>, Error> {
+        self.find_since(app, digest, None).await
+    }
+
+    /// The same, and nothing that was found before `since` is trusted.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(crate) async fn find_since(
+        &self,
+        app: &App,
+        digest: &str,
+        since: Option<Instant>,
+    ) -> Result<Option<Credential>, Error> {
         if self.is_unknown(digest) {
             return Ok(None);
         }
@@ -53,7 +66,11 @@ impl Credentials {
         };
         let mut found = entry.lock().await;
         match *found {
-            Some((since, credential)) if since.elapsed() < config::KEY_REMEMBERED => return Ok(credential),
+            Some((asked, credential))
+                if asked.elapsed() < config::KEY_REMEMBERED && since.is_none_or(|since| asked >= since) =>
+            {
+                return Ok(credential);
+            }
             _ => {}
         }
         // The age counts from before the question, so that an answer is never trusted for longer.

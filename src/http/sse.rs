@@ -12,6 +12,8 @@ use futures_util::stream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::Edge;
+use super::auth::Caller;
 use super::error::Error;
 use super::query::Query;
 use crate::config;
@@ -44,7 +46,10 @@ pub(crate) fn position(text: &str) -> Option<i64> {
 }
 
 /// What an event is in this stream: `None` where it is no part of it.
-type Show = Box<dyn Fn(&Stored) -> Option<Frame> + Send>;
+pub(crate) type Show = Box<dyn Fn(&Stored) -> Option<Frame> + Send + Sync>;
+
+/// The type of the event that ends a key.
+const KEY_REVOKED: &str = "key.revoked";
 
 /// One frame of a stream.
 pub(crate) struct Frame {
@@ -54,17 +59,35 @@ pub(crate) struct Frame {
     pub(crate) data: String,
 }
 
+/// A stream that is being answered.
 struct Streaming {
+    edge: Edge,
+    caller: Caller,
     reader: FeedReader,
     show: Show,
     stopping: watch::Receiver<bool>,
     quiet_until: Instant,
 }
 
-/// Answers with the events of a feed that are part of the stream, until the caller goes or the server stops.
-pub(crate) fn answer(reader: FeedReader, stopping: watch::Receiver<bool>, show: Show) -> Response {
+/// Answers with the events of the caller's log that are part of the stream, from after a position on, until the
+/// caller goes, the key is revoked or the server stops.
+///
+/// # Errors
+/// [`Error::Unauthorized`] where the key was revoked while it was still remembered here; [`Error::Unavailable`] when
+/// the database is away.
+pub(crate) async fn follow(
+    edge: Edge,
+    caller: Caller,
+    last: Option<i64>,
+    show: Show,
+) -> Result<Response, Error> {
+    let reader = edge.app.log.follow(caller.tenant, last).await?;
+    // A revocation from here on is an event ahead of the reader; one before it is found by looking anew.
+    let found = edge.credentials.find_since(&edge.app, &caller.digest, Some(Instant::now())).await?;
+    found.ok_or(Error::Unauthorized)?;
+    let stopping = edge.app.stopping.subscribe();
     let quiet_until = Instant::now() + config::STREAM_KEEP_ALIVE;
-    let streaming = Streaming { reader, show, stopping, quiet_until };
+    let streaming = Streaming { edge, caller, reader, show, stopping, quiet_until };
     let body = Body::from_stream(stream::unfold(streaming, next));
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -72,7 +95,7 @@ pub(crate) fn answer(reader: FeedReader, stopping: watch::Receiver<bool>, show: 
         // Tells nginx not to hold frames back.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    (headers, body).into_response()
+    Ok((headers, body).into_response())
 }
 
 /// The next bytes of a stream: frames, or a comment when it was quiet for long.
@@ -84,7 +107,7 @@ async fn next(mut streaming: Streaming) -> Option<(Result<Bytes, std::convert::I
         let bytes = tokio::select! {
             _ = streaming.stopping.changed() => return None,
             events = streaming.reader.next() => match events {
-                Ok(events) => frames(&events, &streaming.show),
+                Ok(events) => streaming.frames(&events).await?,
                 Err(error) => {
                     // The caller comes back with the last position that it has, and nothing is lost.
                     tracing::warn!(%error, "a stream ends early");
@@ -97,6 +120,33 @@ async fn next(mut streaming: Streaming) -> Option<(Result<Bytes, std::convert::I
             streaming.quiet_until = Instant::now() + config::STREAM_KEEP_ALIVE;
             return Some((Ok(Bytes::from(bytes)), streaming));
         }
+    }
+}
+
+impl Streaming {
+    /// What is sent of these events; `None` when the stream is over, because its key is revoked.
+    async fn frames(&self, events: &[Arc<Stored>]) -> Option<String> {
+        if events.iter().any(|stored| self.revokes(stored)) {
+            return None;
+        }
+        let frames = frames(events, &self.show);
+        if frames.is_empty() {
+            return Some(frames);
+        }
+        // A reader that is far behind meets the revocation late, so before anything is sent the key is looked up as
+        // for a request: at most once a second for all that come with it.
+        match self.edge.credentials.find(&self.edge.app, &self.caller.digest).await {
+            Ok(found) => found.map(|_| frames),
+            Err(error) => {
+                tracing::warn!(%error, "a stream ends early: its key cannot be looked up");
+                None
+            }
+        }
+    }
+
+    /// Whether an event is the end of the key that this stream was opened with.
+    fn revokes(&self, stored: &Stored) -> bool {
+        stored.kind == KEY_REVOKED && stored.subjects.contains(&self.caller.key_id.to_string())
     }
 }
 

@@ -130,13 +130,12 @@ pub(crate) async fn stream(
 ) -> Result<Response, Error> {
     let (kind, subject) = filter(&mut query);
     query.finish()?;
-    let reader = edge.app.log.follow(inspector.tenant, last).await?;
     let part = move |stored: &Stored| {
         kind.as_ref().is_none_or(|kind| *kind == stored.kind)
             && subject.as_ref().is_none_or(|subject| stored.subjects.contains(subject))
     };
     let show = move |stored: &Stored| part(stored).then(|| frame(stored)).flatten();
-    Ok(sse::answer(reader, edge.app.stopping.subscribe(), Box::new(show)))
+    sse::follow(edge, inspector.into_caller(), last, Box::new(show)).await
 }
 
 /// The filters that a listing and a stream share.

@@ -6,10 +6,14 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::Request;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use theazo_domain::key::Role;
+use theazo_domain::organization::Mode;
+use theazo_domain::{Command, key};
 use tower::ServiceExt;
 
 use crate::support::api::Api;
 use crate::support::site::Site;
+use crate::support::wait::until_async;
 
 /// Far longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -163,5 +167,66 @@ async fn a_position_that_is_none_is_refused_and_a_stopping_server_ends_its_strea
     for server in &api.site.servers {
         server.app.stopping.send_replace(true);
     }
+    assert_eq!(frames.next().await, None);
+}
+
+#[tokio::test]
+async fn a_stream_ends_on_every_server_when_its_key_is_revoked() {
+    let site = Site::new().await;
+    let organization = site.organization(Mode::Live, 1_000_000).await;
+    let (id, secret) = organization.key(Role::Admin).await;
+    let (api, other) = (Api::new(&site, organization.tenant, &secret), organization.api(Role::Admin).await);
+    let mut streams = vec![];
+    for _ in 0..4 {
+        streams.push(Frames::open(&api, stream(&api, "?type=session.created")).await);
+    }
+    let mut others = Frames::open(&other, stream(&other, "?type=session.created")).await;
+    site.execute(organization.tenant, Command::Key(id, key::Command::Revoke)).await;
+    for mut frames in streams {
+        assert_eq!(frames.next().await, None);
+    }
+    other.session("a").await;
+    assert_eq!(others.next().await.unwrap().1, "session.created");
+}
+
+#[tokio::test]
+async fn a_key_that_was_just_revoked_opens_no_stream_where_it_is_still_remembered() {
+    let site = Site::new().await;
+    let organization = site.organization(Mode::Live, 1_000_000).await;
+    let (id, secret) = organization.key(Role::Admin).await;
+    let api = Api::new(&site, organization.tenant, &secret);
+    for _ in 0..2 {
+        api.get("/v1/sessions").await.expect(200);
+    }
+    site.execute(organization.tenant, Command::Key(id, key::Command::Revoke)).await;
+    for server in &site.servers {
+        // Its body is not read: a stream would have no end.
+        let response = server.router.clone().oneshot(stream(&api, "")).await.unwrap();
+        assert_eq!(response.status(), 401);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_far_behind_gives_nothing_more_once_its_key_is_revoked() {
+    let site = Site::new().await;
+    let organization = site.organization(Mode::Live, 1_000_000).await;
+    let (id, secret) = organization.key(Role::Admin).await;
+    let (api, writer) = (Api::new(&site, organization.tenant, &secret), organization.api(Role::Admin).await);
+    let page = usize::try_from(theazo::config::STREAM_PAGE).unwrap();
+    let writing = (0..2 * page).map(|number| {
+        let writer = writer.clone();
+        async move { writer.session(&number.to_string()).await }
+    });
+    futures_util::future::join_all(writing).await;
+    let mut frames = Frames::open(&api, stream(&api, "?after=0")).await;
+    frames.positions(page).await;
+    site.execute(organization.tenant, Command::Key(id, key::Command::Revoke)).await;
+    // The position of the revocation is still far ahead of this reader.
+    let mut refusals = 0;
+    until_async("both servers to refuse the key", async || {
+        refusals = if api.get("/v1/sessions").await.status == 401 { refusals + 1 } else { 0 };
+        (refusals == 4).then_some(())
+    })
+    .await;
     assert_eq!(frames.next().await, None);
 }
