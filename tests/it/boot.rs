@@ -15,7 +15,7 @@ use theazo_domain::key::Role;
 use theazo_domain::organization::{Mode, Plan};
 use theazo_domain::time::Timestamp;
 
-use crate::support::cluster::{Scratch, TestDatabase, connect, database};
+use crate::support::cluster::{Scratch, TestDatabase, connect, database, url_of};
 use crate::support::server::{self, MASTER_KEY, Server, send, theazo};
 use crate::support::wait::{until, until_async};
 
@@ -34,15 +34,7 @@ fn postmaster(data_dir: &Path) -> Option<u32> {
 
 /// The URL of a test's database, as its superuser.
 fn url(database: &TestDatabase) -> String {
-    let endpoint = &database.endpoint;
-    format!(
-        "postgresql://{}:{}@/{}?host={}&port={}",
-        endpoint.user,
-        endpoint.password(&endpoint.user),
-        database.name,
-        endpoint.socket_dir.display(),
-        endpoint.port
-    )
+    url_of(&database.endpoint, &database.name)
 }
 
 fn settings(database: &TestDatabase, data_dir: &Path) -> Settings {

@@ -4,6 +4,7 @@
 mod boot;
 mod cli;
 mod compute;
+mod crash;
 mod feed;
 mod log;
 mod manners;

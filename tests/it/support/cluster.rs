@@ -48,6 +48,17 @@ pub(crate) async fn database_from(template: Option<&str>) -> TestDatabase {
     TestDatabase { name, endpoint }
 }
 
+/// The URL of a database, as the superuser.
+pub(crate) fn url_of(endpoint: &Endpoint, name: &str) -> String {
+    format!(
+        "postgresql://{}:{}@/{name}?host={}&port={}",
+        endpoint.user,
+        endpoint.password(&endpoint.user),
+        endpoint.socket_dir.display(),
+        endpoint.port
+    )
+}
+
 /// Connects, and leaves the connection to the test's runtime.
 pub(crate) async fn connect(config: &Config) -> Client {
     let (client, connection) = config.connect(NoTls).await.expect("the test's PostgreSQL takes connections");

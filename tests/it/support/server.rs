@@ -54,10 +54,16 @@ pub(crate) async fn run(data_dir: &Path, arguments: &[&str]) -> Output {
 
 /// Runs a command that must succeed, and reads its answer.
 pub(crate) async fn json(data_dir: &Path, arguments: &[&str]) -> Value {
-    let output = run(data_dir, &[arguments, &["--json"]].concat()).await;
+    answer(&mut theazo(data_dir, &[arguments, &["--json"]].concat())).await
+}
+
+/// The same, of a command that answers in JSON.
+pub(crate) async fn answer(command: &mut Command) -> Value {
+    let output =
+        timeout(DEADLINE, command.output()).await.expect("it ends in time").expect("the program runs");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{arguments:?}: {err}{out}");
-    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {out}"))
+    assert!(output.status.success(), "{command:?}: {err}{out}");
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{command:?}: {error}: {out}"))
 }
 
 impl Server {
@@ -83,10 +89,12 @@ impl Server {
             }
             None
         };
-        let Some(address) = timeout(DEADLINE, listening).await.expect("it listens in time") else {
+        let listening = timeout(DEADLINE, listening).await;
+        let Ok(Some(address)) = listening else {
+            let _killed = child.start_kill();
             let mut why = String::new();
             let _closed = err.read_to_string(&mut why).await;
-            panic!("the server ended: {why}");
+            panic!("the server does not listen ({listening:?}): {why}");
         };
         // Somebody has to read what it says, or it would stand still once the pipe is full.
         tokio::spawn(async move {
@@ -103,18 +111,7 @@ impl Server {
         key: &str,
         body: Option<Value>,
     ) -> std::io::Result<Response> {
-        let body = body.map(|body| body.to_string()).unwrap_or_default();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
-            self.address,
-            body.len()
-        );
-        let answer = exchange(&self.address, &format!("{head}{body}")).await?;
-        let broken = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(broken)?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(broken)?;
-        Ok(Response { status, body: serde_json::from_str(body).unwrap_or(Value::Null) })
+        ask(&self.address, Ask { method, path, key, idempotency_key: None, body }).await
     }
 
     /// Creates a session and gives its id.
@@ -145,6 +142,33 @@ impl Server {
         self.signal(Signal::SIGTERM);
         self.ended().await
     }
+}
+
+/// A request.
+pub(crate) struct Ask<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) idempotency_key: Option<&'a str>,
+    pub(crate) body: Option<Value>,
+}
+
+/// Sends a request to whoever listens there; an error is a connection that broke or was refused.
+pub(crate) async fn ask(address: &str, ask: Ask<'_>) -> std::io::Result<Response> {
+    let Ask { method, path, key, idempotency_key, body } = ask;
+    let content_type = if body.is_some() { "content-type: application/json\r\n" } else { "" };
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    let once = idempotency_key.map(|key| format!("idempotency-key: {key}\r\n")).unwrap_or_default();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\
+         {content_type}{once}content-length: {}\r\n\r\n",
+        body.len()
+    );
+    let answer = exchange(address, &format!("{head}{body}")).await?;
+    let broken = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(broken)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(broken)?;
+    Ok(Response { status, body: serde_json::from_str(body).unwrap_or(Value::Null) })
 }
 
 /// Sends bytes over a new connection and reads until the other side closes it.
