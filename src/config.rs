@@ -134,3 +134,15 @@ pub const COMPUTE_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 pub const COMPUTE_LIST_PAGES: usize = 1_000;
 /// Characters of a compute vendor's reason that are kept.
 pub const COMPUTE_REASON_CHARACTERS: usize = 500;
+/// How long a model's vendor may say nothing while it answers. Anthropic sends pings; OpenAI's models think in silence.
+pub const MODEL_IDLE_DEADLINE: Duration = Duration::from_secs(300);
+/// How long a model call may take where nothing else bounds it.
+pub const MODEL_DEADLINE: Duration = Duration::from_secs(600);
+/// One event in the stream of a model's answer.
+pub const MODEL_EVENT_BYTES: usize = 1024 * 1024;
+/// The whole stream of a model's answer.
+pub const MODEL_ANSWER_BYTES: usize = 32 * 1024 * 1024;
+/// What is read of a vendor's words about an error.
+pub const MODEL_ERROR_BYTES: usize = 16 * 1024;
+/// What is kept of them, in characters.
+pub const MODEL_ERROR_CHARACTERS: usize = 500;

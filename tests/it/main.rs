@@ -8,6 +8,7 @@ mod crash;
 mod feed;
 mod log;
 mod manners;
+mod models;
 mod outgoing;
 mod postgres;
 mod rates;

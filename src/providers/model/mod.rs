@@ -1,10 +1,25 @@
 //! Language models: a conversation goes out, an answer streams back.
 
+mod anthropic;
+mod exchange;
+mod mock;
+mod models;
+mod openai;
+mod schema;
+mod sse;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+pub use anthropic::Anthropic;
+pub use exchange::Wire;
+pub use mock::Mock;
+pub use models::{Models, Settings, SettingsError, Vendor};
+pub use openai::OpenAi;
+pub use schema::plausible;
 
 /// A vendor's protocol for asking models.
 #[async_trait]
@@ -14,7 +29,8 @@ pub trait Model: Send + Sync {
 
     /// Makes the call, always streamed, so that its usage is known even when it breaks off. It is never repeated here.
     ///
-    /// `deltas` is given each piece of the answer's text as it arrives.
+    /// `deltas` is given each piece of the answer's text as it arrives. `deadline` is for all of it; a silence is cut
+    /// earlier, by a limit of the vendor's. Without a `key` (an empty one) none is sent.
     ///
     /// # Errors
     /// [`CallError`], which says whether the call may have been charged.
@@ -40,11 +56,11 @@ pub struct Call {
     pub tools: Vec<ToolDescription>,
     /// Output tokens at most.
     pub max_tokens: u32,
-    /// As a decimal in the vendor's range, where one is asked for.
+    /// As a decimal in the vendor's range, where one is asked for. It is left out for models that take none.
     pub temperature: Option<serde_json::Number>,
 }
 
-/// A turn of a conversation.
+/// A turn of a conversation. Every call of a tool is answered in the turn after it: vendors refuse anything else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "role")]
 pub enum Message {
@@ -59,12 +75,25 @@ pub enum Message {
         text: String,
         /// Tools that it called, in order.
         tool_calls: Vec<ToolCall>,
+        /// The same in its vendor's own words, where it has to be given back so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verbatim: Option<Verbatim>,
     },
     /// What came of the calls: one for each, in their order.
     Tools {
         /// The results.
         results: Vec<ToolResult>,
     },
+}
+
+/// What a model said, word for word: thinking that its vendor signed has to come back unchanged with the calls of tools
+/// that it led to. It means nothing to another model, which is given the text and the calls instead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verbatim {
+    /// Which model said it.
+    pub model: String,
+    /// JSON text in the vendor's form.
+    pub content: String,
 }
 
 /// A tool that a model may call.
@@ -103,6 +132,8 @@ pub struct ToolResult {
 /// The body of a request, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
+    /// The model that is asked.
+    pub model: String,
     /// JSON.
     pub body: Vec<u8>,
 }
@@ -116,10 +147,12 @@ pub struct Reply {
     pub tool_calls: Vec<ToolCall>,
     /// Why it ended.
     pub stop: Stop,
-    /// What it used.
-    pub usage: Usage,
-    /// The vendor's id of the call or request, to reconcile by.
+    /// What it used. `None` where the vendor told nothing: then it may have cost up to its worst case.
+    pub usage: Option<Usage>,
+    /// The vendor's id of the request, else of its answer, to reconcile by.
     pub vendor_id: Option<String>,
+    /// What has to be given back with the turn.
+    pub verbatim: Option<Verbatim>,
 }
 
 /// Why an answer ended.
@@ -129,7 +162,7 @@ pub enum Stop {
     Complete,
     /// Tools are to be called.
     ToolUse,
-    /// It reached the most output tokens.
+    /// It reached the most output tokens, or the model's window; a call of a tool may be cut off in it.
     MaxTokens,
     /// The vendor's rules ended it.
     Refusal,
@@ -162,7 +195,7 @@ pub enum CallError {
         status: u16,
         /// The vendor's words.
         message: String,
-        /// When it may be asked again, where it said so. Only 429 and 5xx may be.
+        /// When it may be asked again, where it said so.
         retry_after: Option<Duration>,
     },
     /// It began and broke off, or no answer came: it may have cost up to its worst case.
@@ -177,4 +210,16 @@ pub enum CallError {
         /// The vendor's id of the call, to reconcile by.
         vendor_id: Option<String>,
     },
+}
+
+impl CallError {
+    /// Whether the same call may be made again: it cost nothing, and its refusal is about the moment, not about it.
+    #[must_use]
+    pub const fn may_be_repeated(&self) -> bool {
+        match self {
+            Self::NotSent(_) => true,
+            Self::Refused { status, .. } => matches!(*status, 408 | 409 | 429 | 500..),
+            Self::BrokeOff { .. } => false,
+        }
+    }
 }

@@ -1,0 +1,55 @@
+//! OpenAI's Chat Completions, streamed, and whatever else speaks that protocol.
+//! Source: the types of OpenAI's own Python client 3.57.0 (generated from its OpenAPI document, November 2026).
+
+mod answer;
+mod question;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::header::{self, HeaderMap};
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::exchange::{Request, Wire};
+use super::{Call, CallError, Model, Prepared, Reply};
+
+/// OpenAI, or a server that speaks its protocol.
+#[derive(Debug, Clone)]
+pub struct OpenAi {
+    wire: Wire,
+    url: Url,
+}
+
+impl OpenAi {
+    /// At `base_url`, which ends in the `/v1` where the server has one.
+    #[must_use]
+    pub fn new(wire: Wire, base_url: &Url) -> Self {
+        Self { wire, url: super::models::below(base_url, &["chat", "completions"]) }
+    }
+}
+
+#[async_trait]
+impl Model for OpenAi {
+    fn prepare(&self, call: &Call) -> Prepared {
+        Prepared { model: call.model.clone(), body: question::body(call) }
+    }
+
+    async fn send(
+        &self,
+        prepared: &Prepared,
+        key: &Zeroizing<String>,
+        deadline: Duration,
+        deltas: &mut (dyn for<'a> FnMut(&'a str) + Send),
+    ) -> Result<Reply, CallError> {
+        let request = Request {
+            url: self.url.clone(),
+            key_header: (header::AUTHORIZATION, "Bearer "),
+            key,
+            headers: HeaderMap::new(),
+            body: prepared.body.clone(),
+            deadline,
+        };
+        self.wire.exchange(request, answer::Decoder::default(), deltas).await
+    }
+}
