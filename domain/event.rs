@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Subject, definition, key, organization, session};
+use crate::{Subject, definition, key, organization, secret, session};
 
 /// Something that has happened. The name of a variant on disk never changes; what it carries changes only with
 /// a new format version and an upcaster from the old one.
@@ -41,6 +41,12 @@ pub enum Event {
     /// An agent definition was archived: no new agents are made from it.
     #[serde(rename = "definition.archived")]
     DefinitionArchived(definition::Archived),
+    /// A secret was set: never its value.
+    #[serde(rename = "secret.set")]
+    SecretSet(secret::Set),
+    /// A secret was deleted, with its value.
+    #[serde(rename = "secret.deleted")]
+    SecretDeleted(secret::Deleted),
 }
 
 /// An event as it is written: its type, and its data as the JSON text that is hashed.
@@ -57,7 +63,7 @@ impl Event {
     pub const FIRST_VERSION: i16 = 1;
 
     /// The type names of every event, in the order of the list.
-    pub const KINDS: [&'static str; 11] = [
+    pub const KINDS: [&'static str; 13] = [
         "organization.created",
         "key.created",
         "key.revoked",
@@ -69,6 +75,8 @@ impl Event {
         "definition.created",
         "definition.updated",
         "definition.archived",
+        "secret.set",
+        "secret.deleted",
     ];
 
     /// The newest format version of a type, which is what this program writes; `None` for a type it does not know.
@@ -97,6 +105,8 @@ impl Event {
                 vec![Subject::Definition(event.definition_id)]
             }
             Self::DefinitionArchived(event) => vec![Subject::Definition(event.definition_id)],
+            Self::SecretSet(event) => event.holder.subjects(),
+            Self::SecretDeleted(event) => event.holder.subjects(),
         }
     }
 

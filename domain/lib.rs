@@ -26,6 +26,8 @@ pub mod key;
 pub mod money;
 /// The organization whose log it is: its name, plan and rate limit.
 pub mod organization;
+/// Secrets: the names and versions of what is confided to an organization or a session.
+pub mod secret;
 /// One user's isolated session: its status and its limits.
 pub mod session;
 /// A moment in UTC, to the millisecond.
@@ -74,6 +76,9 @@ pub enum Refusal {
     /// What the command names does not exist (for this tenant).
     #[error("{0} does not exist")]
     NotFound(Subject),
+    /// Something without an id that the command names does not exist.
+    #[error("{0}")]
+    Absent(String),
     /// The command does not fit the present state.
     #[error("{0}")]
     Conflict(String),

@@ -12,6 +12,7 @@ pub mod table;
 mod definitions;
 mod keys;
 mod organization;
+mod secrets;
 mod session_usage;
 mod sessions;
 
@@ -45,13 +46,14 @@ pub trait Projection: Sync {
 }
 
 /// Every projection, in the order in which they are shown.
-pub const ALL: [&dyn Projection; 6] = [
+pub const ALL: [&dyn Projection; 7] = [
     &organization::Organization,
     &keys::Keys,
     &sessions::Sessions,
     &session_usage::SessionUsage,
     &definitions::Definitions,
     &definitions::DefinitionVersions,
+    &secrets::Secrets,
 ];
 
 /// Goes up by one whenever [`ALL`] gains or loses a projection or one of them changes its version.

@@ -168,6 +168,7 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "session_usage@1",
         "definitions@1",
         "definition_versions@1",
+        "secrets@1",
     ];
     assert_eq!((EPOCH, set), (2, expected.map(str::to_owned).to_vec()));
 }

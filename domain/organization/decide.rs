@@ -1,7 +1,8 @@
 //! What may happen to an organization.
 
 use super::{Created, Mode, Plan, State};
-use crate::{Aggregate, Event, Facts, Refusal, Subject};
+use crate::id::OrganizationId;
+use crate::{Aggregate, Event, Facts, Refusal, Subject, secret};
 
 /// What an organization can be asked to do.
 #[derive(Debug, Clone)]
@@ -17,15 +18,19 @@ pub enum Command {
         /// Requests a minute for each key, where it differs from the plan's.
         rate_limit: Option<u32>,
     },
+    /// Do something to its secrets.
+    Secret(secret::Command),
 }
 
 impl Aggregate for State {
     type Command = Command;
 
     fn decide(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
-        let Command::Create { name, mode, plan, rate_limit } = command;
         let Subject::Organization(organization_id) = facts.subject else {
             return Err(Refusal::NotFound(facts.subject));
+        };
+        let Command::Create { name, mode, plan, rate_limit } = command else {
+            return self.decide_existing(command, organization_id);
         };
         if self.exists {
             return Err(Refusal::Existing(facts.subject));
@@ -41,5 +46,22 @@ impl Aggregate for State {
 
     fn evolve(&mut self, event: &Event) {
         self.fold(event);
+    }
+}
+
+impl State {
+    fn decide_existing(
+        &self,
+        command: &Command,
+        organization_id: OrganizationId,
+    ) -> Result<Vec<Event>, Refusal> {
+        let subject = Subject::Organization(organization_id);
+        match command {
+            _ if !self.exists => Err(Refusal::NotFound(subject)),
+            Command::Create { .. } => Err(Refusal::Existing(subject)),
+            Command::Secret(command) => {
+                self.secrets.decide(command, secret::Holder::Organization { organization_id })
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ pub use decide::Command;
 
 use crate::Event;
 use crate::id::OrganizationId;
+use crate::secret::Shelf;
 
 /// Which of an organization's two logs it is: they share nothing but the organization's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,6 +82,8 @@ pub struct Created {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     exists: bool,
+    #[serde(default, skip_serializing_if = "Shelf::is_empty")]
+    secrets: Shelf,
 }
 
 impl State {
@@ -88,5 +91,6 @@ impl State {
         if let Event::OrganizationCreated(_) = event {
             self.exists = true;
         }
+        self.secrets.evolve(event);
     }
 }

@@ -4,7 +4,7 @@ use super::{Changed, Created, Existing, Limits, LimitsChanged, LimitsPatch, Stat
 use crate::command::Person;
 use crate::content::ContentRef;
 use crate::id::SessionId;
-use crate::{Aggregate, Event, Facts, Refusal, Subject};
+use crate::{Aggregate, Event, Facts, Refusal, Subject, secret};
 
 /// What a session can be asked to do.
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub enum Command {
     Terminate,
     /// Change some limits.
     ChangeLimits(LimitsPatch),
+    /// Do something to its secrets. When it has ended they can only be deleted.
+    Secret(secret::Command),
 }
 
 /// What a new session begins with.
@@ -76,6 +78,11 @@ impl Existing {
                 }
                 let user_id = self.user_id;
                 Ok(vec![Event::SessionLimitsChanged(LimitsChanged { session_id, user_id, limits })])
+            }
+            (Status::Active | Status::Paused, Command::Secret(command))
+            | (Status::Terminated, Command::Secret(command @ secret::Command::Delete { .. })) => {
+                let user_id = self.user_id;
+                self.secrets.decide(command, secret::Holder::Session { session_id, user_id })
             }
             (Status::Terminated, _) => Err(Refusal::Conflict(format!("{session_id} is terminated"))),
             (_, Command::Create(_)) => Err(Refusal::Existing(Subject::Session(session_id))),

@@ -13,6 +13,7 @@ pub use limits::{CostLimit, CostPeriod, Limits, LimitsPatch};
 use crate::Event;
 use crate::content::ContentRef;
 use crate::id::{SessionId, UserId};
+use crate::secret::Shelf;
 
 /// Where a session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -86,6 +87,8 @@ struct Existing {
     user_id: UserId,
     status: Status,
     limits: Limits,
+    #[serde(default, skip_serializing_if = "Shelf::is_empty")]
+    secrets: Shelf,
 }
 
 impl State {
@@ -101,6 +104,7 @@ impl State {
                 user_id: created.user_id,
                 status: Status::Active,
                 limits: created.limits.clone(),
+                secrets: Shelf::default(),
             });
             return;
         }
@@ -110,7 +114,7 @@ impl State {
             Event::SessionResumed(_) => session.status = Status::Active,
             Event::SessionTerminated(_) => session.status = Status::Terminated,
             Event::SessionLimitsChanged(changed) => session.limits = changed.limits.clone(),
-            _ => {}
+            event => session.secrets.evolve(event),
         }
     }
 }

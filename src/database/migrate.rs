@@ -18,6 +18,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V2__organizations", include_str!("../../migrations/0002_organizations.sql")),
         ("V3__sessions", include_str!("../../migrations/0003_sessions.sql")),
         ("V4__sealed", include_str!("../../migrations/0004_sealed.sql")),
+        ("V5__secrets", include_str!("../../migrations/0005_secrets.sql")),
         ("V6__definitions", include_str!("../../migrations/0006_definitions.sql")),
     ]
     .into_iter()

@@ -208,7 +208,7 @@ fn foreign(status: StatusCode) -> Error {
 impl From<&Refusal> for Error {
     fn from(refusal: &Refusal) -> Self {
         match refusal {
-            Refusal::NotFound(_) => Self::NotFound(format!("{refusal}.")),
+            Refusal::NotFound(_) | Refusal::Absent(_) => Self::NotFound(format!("{refusal}.")),
             Refusal::Conflict(_) | Refusal::Existing(_) => Self::Conflict(format!("{refusal}.")),
         }
     }

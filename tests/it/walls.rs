@@ -28,7 +28,7 @@ async fn every_table_of_a_tenant_is_walled_and_begins_its_keys_with_the_tenant()
     let world = World::new().await;
     let superuser = world.superuser().await;
     let tables = superuser.query(TENANT_TABLES, &[]).await.unwrap();
-    assert!(tables.len() >= 15, "{} tables", tables.len());
+    assert!(tables.len() >= 16, "{} tables", tables.len());
     for row in &tables {
         let (name, walled): (String, bool) = (row.get(0), row.get(1));
         assert!(walled, "{name} has no forced row-level security");
