@@ -80,6 +80,8 @@ pub const INSTRUCTIONS_BYTES: usize = 256 * 1024;
 pub const MODEL_TOKENS: i64 = 1_000_000;
 /// The most seconds that may be allowed to a run of an agent: a day.
 pub const RUN_SECONDS: i64 = 86_400;
+/// The largest value of a secret.
+pub const SECRET_BYTES: usize = 64 * 1024;
 /// The longest idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// API keys that a server remembers, and as many digests that open nothing.

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use utoipa::ToSchema;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::error::{Error, Field};
 use super::schema;
@@ -42,8 +43,8 @@ pub(crate) struct Signed {
     pub(crate) method: Method,
     /// Where to, with the query.
     pub(crate) uri: Uri,
-    /// The very bytes.
-    pub(crate) raw: Bytes,
+    /// The very bytes. They may hold what is confided, so they are wiped.
+    pub(crate) raw: Zeroizing<Vec<u8>>,
     /// The caller's own name for the request, if it is to be carried out once.
     pub(crate) idempotency_key: Option<String>,
 }
@@ -99,7 +100,7 @@ async fn receive(request: Request) -> Result<(Signed, bool, Vec<Field>), Error> 
         fields.push(field);
         None
     });
-    let raw = read(&parts.headers, body).await?;
+    let raw = wiped(read(&parts.headers, body).await?);
     let signed = Signed { method: parts.method, uri: parts.uri, raw, idempotency_key };
     Ok((signed, is_json(&parts.headers), fields))
 }
@@ -114,6 +115,25 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Error> {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Error::PayloadTooLarge),
         Err(_) => Err(Error::field("", "body", "the body broke off")),
+    }
+}
+
+/// The bytes of a body, which lie nowhere else any more if nobody shares them.
+fn wiped(bytes: Bytes) -> Zeroizing<Vec<u8>> {
+    let copy = Zeroizing::new(bytes.to_vec());
+    if let Ok(mut alone) = bytes.try_into_mut() {
+        alone.as_mut().zeroize();
+    }
+    copy
+}
+
+/// Wipes the texts of a value.
+fn wipe(value: Value) {
+    match value {
+        Value::String(mut text) => text.zeroize(),
+        Value::Array(items) => items.into_iter().for_each(wipe),
+        Value::Object(members) => members.into_iter().for_each(|(_, member)| wipe(member)),
+        _ => {}
     }
 }
 
@@ -161,6 +181,7 @@ fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
     }
     fields.extend(schema::violations::<T>(&value));
     T::check(&value, fields);
+    wipe(value);
     if fields.len() > before {
         return None;
     }

@@ -12,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::{Envelope, Error, Field};
-use super::v1::{definitions, events, limits, sessions};
+use super::v1::{definitions, events, limits, secrets, sessions};
 use super::{Edge, access, health};
 use crate::app::App;
 
@@ -29,6 +29,8 @@ fn api() -> OpenApiRouter<Edge> {
         .routes(routes!(definitions::create, definitions::list))
         .routes(routes!(definitions::get, definitions::update, definitions::archive))
         .routes(routes!(definitions::versions))
+        .routes(routes!(secrets::set, secrets::list))
+        .routes(routes!(secrets::delete))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
         .routes(routes!(events::get))

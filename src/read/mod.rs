@@ -6,6 +6,8 @@ pub mod definition;
 pub mod key;
 /// What is sealed, as it lies beside the log.
 pub mod sealed;
+/// Secrets: which there are, and what they say to what runs in a session.
+pub mod secret;
 /// Sessions, their limits and what they have used.
 pub mod session;
 

@@ -3,6 +3,7 @@
 mod cipher;
 mod master;
 mod masters;
+mod plaintext;
 /// Sealing what a caller confides, under a key of its own.
 pub mod sealed;
 mod server_keys;
@@ -14,6 +15,7 @@ use zeroize::Zeroizing;
 pub(crate) use cipher::{NONCE_BYTES, decrypt, encrypt};
 pub use master::{FILE_NAME, Master, Source};
 pub use masters::Masters;
+pub use plaintext::Plaintext;
 pub use sealed::{Address, Sealed};
 pub use server_keys::{ServerKeys, master_key_id};
 
