@@ -27,7 +27,11 @@ fn operations(id: &str) -> Vec<Operation> {
         for (method, described) in item.as_object().unwrap() {
             operations.push(Operation {
                 method: method.to_uppercase(),
-                path: path.replace("{id}", id).replace("{name}", id).replace("{userId}", "someone").replace("{position}", "999999"),
+                path: path
+                    .replace("{id}", id)
+                    .replace("{name}", id)
+                    .replace("{userId}", "someone")
+                    .replace("{position}", "999999"),
                 public: described.get("security").is_none(),
                 has_id: path.contains("{id}") || path.contains("{name}") || path.contains("{position}"),
                 described: described.clone(),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -25,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) address: String,
     /// What it said on standard output until it listened.
     pub(crate) said: String,
+    /// What it has written to its log.
+    pub(crate) logged: Arc<Mutex<Vec<u8>>>,
 }
 
 /// An answer.
@@ -97,10 +100,15 @@ impl Server {
             panic!("the server does not listen ({listening:?}): {why}");
         };
         // Somebody has to read what it says, or it would stand still once the pipe is full.
+        let logged = Arc::new(Mutex::new(vec![]));
+        let written = Arc::clone(&logged);
         tokio::spawn(async move {
-            let _ended = tokio::io::copy(&mut err, &mut tokio::io::sink()).await;
+            let mut some = [0; 8_192];
+            while let Ok(count @ 1..) = err.read(&mut some).await {
+                written.lock().expect("nobody panicked").extend_from_slice(&some[..count]);
+            }
         });
-        Server { child, address, said }
+        Server { child, address, said, logged }
     }
 
     /// Sends a request; an error is a connection that broke or was refused.

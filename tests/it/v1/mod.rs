@@ -2,4 +2,5 @@
 
 mod definitions;
 mod events;
+mod secrets;
 mod sessions;
