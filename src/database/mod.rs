@@ -6,6 +6,7 @@ mod scope;
 mod tls;
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::Config;
@@ -23,9 +24,12 @@ use crate::config;
 /// The role that serves, whichever login connects: it owns nothing and sees one tenant at a time.
 pub const SERVING_ROLE: &str = "theazo_serve";
 
-/// Connections to one database, as the serving role.
+/// Connections to one database, as the serving role. A clone is another handle to the same ones: every stream has one,
+/// so it is as small as can be.
 #[derive(Clone)]
-pub struct Database {
+pub struct Database(Arc<Ways>);
+
+struct Ways {
     append: Pool,
     read: Pool,
     config: Config,
@@ -138,7 +142,7 @@ impl Database {
         appending.options(format!("{} {BY_INDEX}", serving_options()));
         let append = pool(config::APPEND_CONNECTIONS, appending)?;
         let read = pool(config::READ_CONNECTIONS, config.clone())?;
-        Ok(Self { append, read, config, tls })
+        Ok(Self(Arc::new(Ways { append, read, config, tls })))
     }
 
     /// Reads a `postgres://` URL.
@@ -154,19 +158,19 @@ impl Database {
 
     /// A connection for appending.
     pub(crate) async fn appending(&self) -> Result<Client, Error> {
-        Ok(self.append.get().await?)
+        Ok(self.0.append.get().await?)
     }
 
     /// A connection for everything else.
     pub(crate) async fn reading(&self) -> Result<Client, Error> {
-        Ok(self.read.get().await?)
+        Ok(self.0.read.get().await?)
     }
 
     /// A connection outside of the pools, for listening: the client, and the connection that must be driven.
     pub(crate) async fn dedicated(
         &self,
     ) -> Result<(tokio_postgres::Client, tls::Connection), tokio_postgres::Error> {
-        self.config.connect(self.tls.clone()).await
+        self.0.config.connect(self.0.tls.clone()).await
     }
 
     /// Whether the database answers.

@@ -291,16 +291,13 @@ async fn fold_range(
             return Err(Failure::Internal(format!("the log has no event after {after} of {until}")));
         };
         after = last.position;
+        // The page is asked for first, so that its rows travel while the present one is folded. They are taken in
+        // meanwhile too: behind rows that nobody takes, the answers to what the fold writes would never come.
         let next = append::events_between(client, tenant, after, until.min(after + config::LOG_PAGE));
-        let fold = async { write_page(client, codec, tenant, builds, std::mem::take(&mut page)).await };
-        // The page is asked for first, so that its rows travel while the present one is folded.
-        let mut next = std::pin::pin!(next);
-        let asked = futures_util::poll!(next.as_mut());
-        fold.await?;
-        page = match asked {
-            std::task::Poll::Ready(page) => page?,
-            std::task::Poll::Pending => next.await?,
-        };
+        let fold = write_page(client, codec, tenant, builds, std::mem::take(&mut page));
+        let (next, folded) = futures_util::future::join(next, fold).await;
+        folded?;
+        page = next?;
     }
     Ok(())
 }

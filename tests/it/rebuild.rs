@@ -70,6 +70,27 @@ async fn every_read_model_rebuilt_while_others_append_is_identical() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_log_of_several_pages_is_folded_to_its_end() {
+    let world = World::new().await;
+    let log = world.server();
+    for _ in 0..4 {
+        live_through(&log, world.tenant, 640).await;
+    }
+    let sessions = theazo_projections::named("sessions").unwrap();
+    let rebuilding = async {
+        let compared = rebuild::compare(&log, world.tenant, sessions).await.unwrap();
+        (compared, rebuild::rebuild(&log, world.tenant, sessions).await.unwrap())
+    };
+    let deadline = std::time::Duration::from_secs(60);
+    let (compared, rebuilt) = tokio::time::timeout(deadline, rebuilding).await.expect("it comes to an end");
+    assert!(compared.events > theazo::config::LOG_PAGE, "{compared:?}");
+    for report in [compared, rebuilt] {
+        assert_clean(&report);
+        assert_eq!(report.rows, 4 * 640);
+    }
+}
+
 #[tokio::test]
 async fn a_row_that_differs_from_the_log_is_found_and_mended() {
     let world = World::new().await;
