@@ -169,10 +169,13 @@ create table projection_builds (
 );
 create unique index one_live_build on projection_builds (tenant_id, projection) where state = 'live';
 
--- The build of a projection that is served.
-create function live_build(tenant bigint, name text) returns integer language sql stable parallel safe
-  as $$ select (select build from projection_builds
-                where tenant_id = tenant and projection = name and state = 'live') $$;
+-- The build of a projection that is served. In plpgsql, which keeps its plan for as long as the connection lives: a
+-- function in SQL is planned anew by every statement that calls it, which took longer than reading a row by its key.
+create function live_build(tenant bigint, name text) returns integer language plpgsql stable parallel safe as $$
+begin
+  return (select b.build from projection_builds b
+          where b.tenant_id = tenant and b.projection = name and b.state = 'live');
+end $$;
 
 -- Random keys of the server (the pepper of API keys, the key of kept answers, of cursors …), wrapped by the master
 -- key. They belong to no tenant.

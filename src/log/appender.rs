@@ -110,7 +110,12 @@ impl Appender {
             );
             match waited.await {
                 Ok(0) => return,
-                Ok(_) => self.carry_out(std::mem::take(&mut batch)).await,
+                Ok(_) => {
+                    self.carry_out(std::mem::take(&mut batch)).await;
+                    // Those who were just answered may have their next command ready: it goes into the next batch
+                    // with what waits already, and not into one of its own behind it.
+                    tokio::task::yield_now().await;
+                }
                 // From here on senders find the queue closed and start another appender; what came in before
                 // that is still taken.
                 Err(_) => queue.close(),
