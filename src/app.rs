@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use url::Url;
+
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::log::Log;
@@ -18,6 +20,8 @@ pub struct App {
     pub keys: Arc<ServerKeys>,
     /// The ways out.
     pub clients: Clients,
+    /// The search engine that agents may ask.
+    pub search_engine: Option<Url>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// True from when the server is to stop: streams end then, and it says that it is not ready.

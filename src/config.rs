@@ -82,6 +82,34 @@ pub const MODEL_TOKENS: i64 = 1_000_000;
 pub const RUN_SECONDS: i64 = 86_400;
 /// The largest value of a secret.
 pub const SECRET_BYTES: usize = 64 * 1024;
+/// The largest input that a model may give to a tool, in bytes of JSON.
+pub const TOOL_INPUT_BYTES: usize = 1024 * 1024;
+/// The most TypeScript that is read.
+pub const TYPESCRIPT_BYTES: usize = 1024 * 1024;
+/// The most JavaScript that may come of it.
+pub const TYPESCRIPT_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
+/// How long reading TypeScript may take, and waiting for it to begin.
+pub const TYPESCRIPT_DEADLINE: Duration = Duration::from_secs(5);
+/// How much may be read at the same time.
+pub const TYPESCRIPT_AT_ONCE: usize = 2;
+/// The memory that reading TypeScript may take, as addresses: the stack below is part of it.
+pub const TYPESCRIPT_MEMORY_BYTES: u64 = 1024 * 1024 * 1024;
+/// How deep the stack may be in it.
+pub const TYPESCRIPT_STACK_BYTES: usize = 256 * 1024 * 1024;
+/// Results of a web search that a model is shown.
+pub const SEARCH_RESULTS: usize = 8;
+/// Characters of a search result's excerpt that a model is shown; of its title and address as well.
+pub const SEARCH_EXCERPT_CHARACTERS: usize = 500;
+/// How long a web search may take.
+pub const SEARCH_DEADLINE: Duration = Duration::from_secs(15);
+/// The largest answer of a search engine.
+pub const SEARCH_RESPONSE_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes that a model is shown of the body of an answer to a request of its own.
+pub const HTTP_TOOL_BODY_BYTES: usize = 64 * 1024;
+/// Bytes that it is shown of the headers.
+pub const HTTP_TOOL_HEADER_BYTES: usize = 8 * 1024;
+/// How long such a request may take.
+pub const HTTP_TOOL_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// API keys that a server remembers, and as many digests that open nothing.

@@ -6,6 +6,9 @@ use theazo::cli::{self, Cli, Outcome};
 
 fn main() -> ExitCode {
     let cli = Cli::from_environment();
+    if let Some(code) = cli.run_alone() {
+        return code;
+    }
     match run(&cli) {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Wrong) => ExitCode::FAILURE,

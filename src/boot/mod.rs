@@ -138,7 +138,8 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
             let Tools { database, log, keys, clock, .. } = tools;
             let (stopping, _) = watch::channel(false);
             let clients = Clients::new(Guard::new(settings.outside.allowed_networks.clone()));
-            let app = Arc::new(App { database, log, keys, clients, clock, stopping });
+            let search_engine = settings.outside.search_engine.clone();
+            let app = Arc::new(App { database, log, keys, clients, search_engine, clock, stopping });
             Ok(Booted { app, site, first_keys })
         }
         Err(error) => {

@@ -9,9 +9,11 @@ mod org;
 mod output;
 mod projection;
 mod serve;
+mod strip_types;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use theazo_domain::id::OrganizationId;
@@ -126,6 +128,9 @@ enum Command {
     Log(log::Command),
     /// Look whether everything is as it should be
     Doctor,
+    /// Make JavaScript of TypeScript, as a child process of the server
+    #[command(hide = true)]
+    StripTypes,
 }
 
 /// Which of an organization's two logs, on the command line.
@@ -154,6 +159,12 @@ impl Cli {
         }
         // Read again, so that serving has its own settings from the environment.
         Self::parse_from(std::env::args_os().chain([OsString::from("serve")]))
+    }
+
+    /// Carries out what needs no part of a server, not even its threads; `None` for every other command.
+    #[must_use]
+    pub fn run_alone(&self) -> Option<ExitCode> {
+        matches!(self.command, Some(Command::StripTypes)).then(strip_types::run)
     }
 
     /// Begins to log: a server says what it does, a command only what is wrong.
@@ -221,7 +232,9 @@ async fn with_tools(settings: &Settings, command: &Command, output: Output) -> R
                 Command::Event(command) => event::run(&tools, command, output).await,
                 Command::Projection(command) => projection::run(&tools, command, output).await,
                 Command::Log(command) => log::run(&tools, command, output).await,
-                Command::Serve(_) | Command::Db(_) | Command::Doctor => Ok(Outcome::Fine),
+                Command::Serve(_) | Command::Db(_) | Command::Doctor | Command::StripTypes => {
+                    Ok(Outcome::Fine)
+                }
             };
             tools.log.close().await;
             drop(tools);

@@ -5,6 +5,7 @@ use std::path::Path;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use url::Url;
 
 use super::output::{Output, line};
 use super::{Error, Outcome};
@@ -22,6 +23,9 @@ pub(super) struct Arguments {
     /// Ranges such as 10.0.0.0/8 that customers may name as addresses of webhooks and tools, which are else public only
     #[arg(long, value_name = "CIDR", env = "THEAZO_ALLOW_PRIVATE_NETWORK", value_delimiter = ',')]
     allow_private_network: Vec<String>,
+    /// The search engine that agents may ask: a SearXNG whose settings allow the JSON format
+    #[arg(long, value_name = "URL", env = "THEAZO_SEARCH_URL")]
+    search_url: Option<String>,
 }
 
 impl Arguments {
@@ -32,13 +36,22 @@ impl Arguments {
             text.parse().map_err(|error| Error::Usage(format!("--allow-private-network {text}: {error}")))
         };
         let allowed_networks = given.map(read).collect::<Result<_, _>>()?;
-        Ok(providers::Settings { allowed_networks })
+        let engine = self.search_url.as_deref().map(str::trim).filter(|text| !text.is_empty());
+        let search_engine = engine.map(search_engine).transpose()?;
+        Ok(providers::Settings { allowed_networks, search_engine })
     }
+}
+
+fn search_engine(text: &str) -> Result<Url, Error> {
+    let wrong = |why: &str| Error::Usage(format!("--search-url: {why}"));
+    let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
+    let web = matches!(url.scheme(), "http" | "https");
+    if web { Ok(url) } else { Err(wrong("expected an http or https address")) }
 }
 
 impl Default for Arguments {
     fn default() -> Self {
-        Self { listen: DEFAULT_LISTEN.to_owned(), allow_private_network: vec![] }
+        Self { listen: DEFAULT_LISTEN.to_owned(), allow_private_network: vec![], search_url: None }
     }
 }
 

@@ -108,4 +108,10 @@ async fn an_error_is_one_line_and_its_status_tells_usage_from_failure() {
     assert_eq!(unreachable.status.code(), Some(1));
     let said = String::from_utf8_lossy(&unreachable.stderr).into_owned();
     assert!(said.lines().count() == 1 && !said.contains("hunter2"), "{said}");
+    for address in ["ftp://example.com", "example.com"] {
+        let refused = run(&scratch.path, &["serve", "--search-url", address]).await;
+        assert_eq!(refused.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.starts_with("error: --search-url: ") && said.lines().count() == 1, "{said}");
+    }
 }

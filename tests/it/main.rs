@@ -19,5 +19,6 @@ mod serve;
 mod support;
 mod surface;
 mod tidy;
+mod tools;
 mod v1;
 mod walls;

@@ -167,7 +167,8 @@ fn server(database: &TestDatabase, clock: &Arc<dyn Clock>) -> Server {
     let listener = log.listen();
     let clients = Clients::new(Guard::default());
     let stopping = watch::Sender::new(false);
-    let app = Arc::new(App { database, log, keys, clients, clock: Arc::clone(clock), stopping });
+    let clock = Arc::clone(clock);
+    let app = Arc::new(App { database, log, keys, clients, search_engine: None, clock, stopping });
     let router = theazo::http::router(Arc::clone(&app));
     Server { app, router, listener }
 }
