@@ -164,6 +164,14 @@ pub const COMPUTE_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 pub const COMPUTE_LIST_PAGES: usize = 1_000;
 /// Characters of a compute vendor's reason that are kept.
 pub const COMPUTE_REASON_CHARACTERS: usize = 500;
+/// Bytes of memory that a container's `/tmp` may take, beside its workspace.
+pub const COMPUTE_SCRATCH_BYTES: i64 = 64 * 1024 * 1024;
+/// Sandboxes whose addresses and tokens a server remembers for each provider.
+pub const COMPUTE_REACHED: usize = 4_096;
+/// How long one command may take at a vendor whose commands are short; longer ones go on by themselves and are asked after.
+pub const COMPUTE_COMMAND: Duration = Duration::from_secs(20);
+/// Bytes of a request or an answer that go into one such command.
+pub const COMPUTE_PIECE_BYTES: usize = 96 * 1024;
 /// How long a model's vendor may say nothing while it answers. Anthropic sends pings; OpenAI's models think in silence.
 pub const MODEL_IDLE_DEADLINE: Duration = Duration::from_secs(300);
 /// How long a model call may take where nothing else bounds it.

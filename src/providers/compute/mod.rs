@@ -2,6 +2,10 @@
 
 /// Calls of vendors' HTTP APIs.
 mod api;
+/// Containers at a Docker host.
+pub mod docker;
+/// Work inside the sandboxes of vendors that can start a program and no more.
+mod inside;
 /// No sandbox at all, for test mode.
 pub mod mock;
 /// Compute of the customer's own, over a small protocol of ours.

@@ -1,16 +1,19 @@
 //! Strict servers that stand in for compute vendors: they refuse what the vendor's published API does not have, and
 //! break in the ways that networks and vendors do.
 
+pub(crate) mod docker;
+pub(crate) mod inside;
 pub(crate) mod webhook;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 
 /// Both directions of a connection.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -30,6 +33,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// The path's parts.
+    pub(crate) fn parts(&self) -> Vec<&str> {
+        self.path.trim_start_matches('/').split('/').collect()
+    }
+
     /// The body as JSON of exactly this shape.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Answer> {
         serde_json::from_slice(&self.body).map_err(|error| Answer::violation(&format!("body: {error}")))
@@ -86,6 +94,10 @@ impl Answer {
         Self::new(status, "application/json", body.to_string())
     }
 
+    pub(crate) fn empty(status: u16) -> Self {
+        Self { status, headers: vec![], body: vec![], violation: None, takeover: None }
+    }
+
     /// A refusal that a right client never meets.
     pub(crate) fn violation(what: &str) -> Self {
         Self { violation: Some(what.to_owned()), ..Self::new(400, "text/plain", what) }
@@ -119,6 +131,18 @@ struct State {
     byte_by_byte: AtomicBool,
 }
 
+impl State {
+    fn of(vendor: impl Vendor) -> Arc<Self> {
+        Arc::new(Self {
+            vendor: Box::new(vendor),
+            faults: Mutex::default(),
+            violations: Mutex::default(),
+            seen: Mutex::default(),
+            byte_by_byte: AtomicBool::new(false),
+        })
+    }
+}
+
 /// A server over HTTP/1.1 for one vendor; one request a connection.
 pub(crate) struct Wire {
     pub(crate) address: SocketAddr,
@@ -127,20 +151,29 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
+    /// A server on a port of this machine.
     pub(crate) async fn serve(vendor: impl Vendor) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State {
-            vendor: Box::new(vendor),
-            faults: Mutex::default(),
-            violations: Mutex::default(),
-            seen: Mutex::default(),
-            byte_by_byte: AtomicBool::new(false),
-        });
+        let state = State::of(vendor);
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 stream.set_nodelay(true).unwrap();
+                tokio::spawn(converse(Box::new(stream), Arc::clone(&shared)));
+            }
+        });
+        Self { address, state, task }
+    }
+
+    /// A server on a Unix socket; it has no address.
+    pub(crate) fn serve_unix(vendor: impl Vendor, path: &Path) -> Self {
+        let listener = UnixListener::bind(path).unwrap();
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        let state = State::of(vendor);
+        let shared = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(converse(Box::new(stream), Arc::clone(&shared)));
             }
         });
