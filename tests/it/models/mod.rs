@@ -1,6 +1,7 @@
 //! The clients of the models' vendors, against servers that are as strict as the vendors are.
 
 mod anthropic;
+mod openai;
 mod refusals;
 
 use std::time::Duration;
