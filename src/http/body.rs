@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::{Error, Field};
-use super::schema;
+use super::{json, schema};
 use crate::config;
 
 /// What a request can bring in its body.
@@ -167,8 +167,8 @@ fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
         fields.push(Field::new("", "depth", message));
         return None;
     }
-    let value: Value = match serde_json::from_slice(raw) {
-        Ok(value) => value,
+    let (value, repeated) = match json::read(raw) {
+        Ok(read) => read,
         Err(error) => {
             let place = format!("is not valid JSON at line {} column {}", error.line(), error.column());
             fields.push(Field::new("", "json", place));
@@ -176,6 +176,10 @@ fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
         }
     };
     let before = fields.len();
+    fields.extend(repeated.into_iter().map(|path| {
+        let path = path.replace('\0', "\u{fffd}");
+        Field::new(path, "unique", "must not be given more than once")
+    }));
     if raw.windows(ESCAPED_NUL.len()).any(|window| window == ESCAPED_NUL) {
         find_nul(&value, &mut vec![], fields);
     }
@@ -189,7 +193,7 @@ fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
     match serde_path_to_error::deserialize(&mut reader) {
         Ok(body) => Some(body),
         Err(error) => {
-            // Only what a schema lets pass comes here, such as one member twice; the text may hold values.
+            // Only what a schema lets pass comes here; the text may hold values.
             let path = error.path().to_string();
             let path = if path == "." { String::new() } else { path };
             fields.push(Field::new(path, "type", "cannot be read"));

@@ -7,6 +7,7 @@ mod credentials;
 mod error;
 mod health;
 mod idempotency;
+mod json;
 mod page;
 mod query;
 mod rate;

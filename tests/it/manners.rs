@@ -132,7 +132,15 @@ async fn a_bad_body_is_told_what_is_wrong_and_changes_nothing() {
         (b"{\"userId\":\"a\\u0000\"}".to_vec(), one("userId", "text")),
         (b"{\"userId\":\"a\",\"metadata\":{\"x\":[\"\\u0000\"]}}".to_vec(), one("metadata.x.0", "text")),
         (b"{\"userId\":\"a\",\"metadata\":{\"\\u0000\":1}}".to_vec(), one("metadata.\u{fffd}", "text")),
-        (b"{\"userId\":\"a\",\"userId\":\"b\"}".to_vec(), one("", "type")),
+        (b"{\"userId\":\"a\",\"userId\":\"b\"}".to_vec(), one("userId", "unique")),
+        (
+            b"{\"userId\":\"a\",\"limits\":{\"maxAgents\":1,\"maxAgents\":2}}".to_vec(),
+            one("limits.maxAgents", "unique"),
+        ),
+        (
+            b"{\"userId\":\"a\",\"metadata\":{\"x\":[{\"y\":1,\"y\":1}]}}".to_vec(),
+            one("metadata.x.0.y", "unique"),
+        ),
         (nested(63).into_bytes(), one("", "depth")),
         (nested(900).into_bytes(), one("", "depth")),
         (large.into_bytes(), one("metadata", "maxBytes")),
