@@ -43,12 +43,20 @@ pub(crate) trait Right: Send {
     fn belongs_to(role: Role) -> bool;
 }
 
+/// To ask for anything at all.
+pub(crate) struct Enter;
 /// To change what is no key, provider or rate card.
 pub(crate) struct Write;
 /// To read everything.
 pub(crate) struct Read;
 /// To read usage, billing, audit and events.
 pub(crate) struct Inspect;
+
+impl Right for Enter {
+    fn belongs_to(_role: Role) -> bool {
+        true
+    }
+}
 
 impl Right for Write {
     fn belongs_to(role: Role) -> bool {
@@ -74,6 +82,8 @@ pub(crate) struct Having<R> {
     right: PhantomData<R>,
 }
 
+/// Has a valid key.
+pub(crate) type Visitor = Having<Enter>;
 /// May change what is no key, provider or rate card.
 pub(crate) type Writer = Having<Write>;
 /// May read everything.

@@ -11,6 +11,7 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Paths};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::auth::Visitor;
 use super::error::{Envelope, Error, Field};
 use super::v1::{definitions, events, limits, secrets, sessions};
 use super::{Edge, access, health};
@@ -46,10 +47,18 @@ pub fn router(app: Arc<App>) -> Router {
     let edge = Edge::new(app);
     let (router, _) = api().split_for_parts();
     router
-        .fallback(async || Error::nothing_here())
-        .method_not_allowed_fallback(async || Error::MethodNotAllowed)
+        .fallback(async |visitor| missed(visitor, Error::nothing_here()))
+        .method_not_allowed_fallback(async |visitor| missed(visitor, Error::MethodNotAllowed))
         .layer(from_fn_with_state(edge.clone(), access::surround))
         .with_state(edge)
+}
+
+/// Answers where nothing is. A request with a key is counted there as anywhere; one without learns no more.
+fn missed(visitor: Result<Visitor, Error>, missed: Error) -> Error {
+    match visitor {
+        Ok(_) | Err(Error::Unauthorized) => missed,
+        Err(limited) => limited,
+    }
 }
 
 /// This document.

@@ -1,10 +1,13 @@
 //! The rate limit: an exact sliding window for each key, whichever server is asked.
 
+use axum::body::Body;
+use axum::http::Request;
 use futures_util::future::join_all;
+use serde_json::json;
 use theazo_domain::key::Role;
 use theazo_domain::organization::Mode;
 
-use crate::support::api::Reply;
+use crate::support::api::{Reply, send};
 use crate::support::site::Site;
 
 fn numbers(reply: &Reply) -> [i64; 3] {
@@ -51,8 +54,22 @@ async fn whatever_an_authenticated_request_comes_to_it_counts_and_is_told() {
     assert_eq!(numbers(&api.get("/v1/events/99").await), [9, 6, 60]);
     assert_eq!(numbers(&api.act("/v1/sessions").await), [9, 5, 60]);
     assert_eq!(numbers(&other.get("/v1/events").await), [9, 8, 60], "each key has its own window");
-    api.get("/v1/nothing").await.error(404, "not_found");
-    assert_eq!(numbers(&api.get("/v1/events").await), [9, 4, 60]);
+    let nothing = api.get("/v1/nothing").await;
+    nothing.error(404, "not_found");
+    assert_eq!(numbers(&nothing), [9, 4, 60]);
+    let no_method = api.call("DELETE", "/v1/sessions", &json!({})).await;
+    no_method.error(405, "method_not_allowed");
+    assert_eq!(numbers(&no_method), [9, 3, 60]);
+    for _ in 0..3 {
+        api.get("/v1/events").await;
+    }
+    let over = api.get("/v1/nothing").await;
+    over.error(429, "rate_limited");
+    assert_eq!(numbers(&over), [9, 0, 60]);
+    let stranger = Request::get("/v1/nothing").body(Body::empty()).unwrap();
+    let stranger = send(&site.next().router, stranger).await;
+    stranger.error(404, "not_found");
+    assert_eq!(stranger.header("x-ratelimit-limit"), None, "there is no key to count for");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
