@@ -9,7 +9,8 @@ use theazo_domain::organization::Mode;
 use theazo_domain::time::Timestamp;
 
 use super::output::Output;
-use super::{Error, ModeArgument, Outcome, tenant, tenants};
+use super::tenants::{tenant, tenants};
+use super::{Error, ModeArgument, Outcome};
 use crate::boot::{self, Tools};
 use crate::database::millis;
 use crate::log::{Actor, Tenant};

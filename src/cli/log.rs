@@ -1,11 +1,10 @@
 //! `theazo log`
 
 use serde::Serialize;
-use theazo_domain::id::OrganizationId;
-use theazo_domain::organization::Mode;
 
 use super::output::Output;
-use super::{Error, ModeArgument, Outcome, tenants};
+use super::tenants::{Of, Selection};
+use super::{Error, Outcome};
 use crate::boot::Tools;
 use crate::config;
 use crate::log::Tenant;
@@ -18,22 +17,13 @@ const PROBLEMS_TOLD: usize = 20;
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Compute every hash anew from the rows, and compare with what is stored
-    Verify {
-        /// The organization [default: all]
-        #[arg(long, value_name = "ID")]
-        org: Option<OrganizationId>,
-        /// Which of its two logs [default: both]
-        #[arg(long)]
-        mode: Option<ModeArgument>,
-    },
+    Verify(Selection),
 }
 
 /// What verifying one log came to.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Verified {
-    organization_id: OrganizationId,
-    mode: Mode,
     /// Of the last event.
     position: i64,
     /// The root of the tree over the log, in hex.
@@ -45,26 +35,22 @@ struct Verified {
 }
 
 pub(super) async fn run(tools: &Tools, command: &Command, output: Output) -> Result<Outcome, Error> {
-    let Command::Verify { org, mode } = command;
+    let Command::Verify(selection) = command;
     let mut rows = Vec::new();
-    for tenant in tenants(tools, *org, *mode).await? {
-        rows.push(verify(tools, tenant).await?);
+    for tenant in selection.tenants(tools).await? {
+        rows.push(Of::new(tenant, verify(tools, tenant).await?));
     }
-    output.list(&rows, ["ORGANIZATION", "MODE", "EVENTS", "ROOT", "RESULT"], |row| {
+    output.list(&rows, ["ORGANIZATION", "MODE", "EVENTS", "ROOT", "RESULT"], |of| {
+        let row = &of.what;
         let result = if row.wrong == 0 {
             "verified".to_owned()
         } else {
             format!("{} WRONG: {}", row.wrong, row.problems.join("; "))
         };
-        [
-            row.organization_id.to_string(),
-            row.mode.as_str().to_owned(),
-            row.position.to_string(),
-            row.root.clone(),
-            result,
-        ]
+        let [organization, mode] = of.whose();
+        [organization, mode, row.position.to_string(), row.root.clone(), result]
     });
-    Ok(if rows.iter().all(|row| row.wrong == 0) { Outcome::Fine } else { Outcome::Wrong })
+    Ok(if rows.iter().all(|of| of.what.wrong == 0) { Outcome::Fine } else { Outcome::Wrong })
 }
 
 async fn verify(tools: &Tools, tenant: Tenant) -> Result<Verified, Error> {
@@ -75,14 +61,7 @@ async fn verify(tools: &Tools, tenant: Tenant) -> Result<Verified, Error> {
         .map_or((0, Vec::new(), Frontier::default().root().to_vec()), |row| {
             (row.get(0), row.get(1), row.get(2))
         });
-    let mut verified = Verified {
-        organization_id: tenant.organization_id,
-        mode: tenant.mode,
-        position,
-        root: hex::encode(&root),
-        wrong: 0,
-        problems: Vec::new(),
-    };
+    let mut verified = Verified { position, root: hex::encode(&root), wrong: 0, problems: Vec::new() };
     let (mut tree, mut last) = (Frontier::default(), 0);
     while last < position {
         let filter = Filter { after: last, until: position, ..Filter::default() };

@@ -10,20 +10,19 @@ mod output;
 mod projection;
 mod serve;
 mod strip_types;
+mod tenants;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use theazo_domain::id::OrganizationId;
 use theazo_domain::organization::Mode;
 use zeroize::Zeroizing;
 
 pub use output::complain;
 
-use crate::boot::{self, Settings, Site, Tools};
-use crate::log::{Tenant, find_tenants};
+use crate::boot::{self, Settings, Site};
 use crate::{logging, providers, vault};
 use output::Output;
 
@@ -243,27 +242,4 @@ async fn with_tools(settings: &Settings, command: &Command, output: Output) -> R
     };
     site.stop().await;
     outcome
-}
-
-/// The tenants of one organization or of all, in one mode or in both.
-async fn tenants(
-    tools: &Tools,
-    organization: Option<OrganizationId>,
-    mode: Option<ModeArgument>,
-) -> Result<Vec<Tenant>, Error> {
-    let mut tenants = find_tenants(&tools.database, organization).await?;
-    if let (true, Some(organization)) = (tenants.is_empty(), organization) {
-        return Err(Error::Usage(format!("there is no organization {organization}")));
-    }
-    tenants.retain(|tenant| mode.is_none_or(|mode| tenant.mode == mode.into()));
-    Ok(tenants)
-}
-
-/// The one tenant of an organization in a mode.
-async fn tenant(tools: &Tools, organization: OrganizationId, mode: ModeArgument) -> Result<Tenant, Error> {
-    let found = tenants(tools, Some(organization), Some(mode)).await?;
-    found
-        .into_iter()
-        .next()
-        .ok_or_else(|| Error::Usage(format!("the organization {organization} is not complete")))
 }

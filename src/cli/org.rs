@@ -7,7 +7,8 @@ use theazo_domain::organization::Plan;
 use theazo_domain::time::Timestamp;
 
 use super::output::Output;
-use super::{Error, ModeArgument, Outcome, tenants};
+use super::tenants::tenants;
+use super::{Error, ModeArgument, Outcome};
 use crate::boot::Tools;
 use crate::database::millis;
 use crate::log::Actor;

@@ -1,14 +1,11 @@
 //! `theazo projection`
 
-use serde::Serialize;
-use theazo_domain::id::OrganizationId;
-use theazo_domain::organization::Mode;
 use theazo_projections::{ALL, Projection};
 
 use super::output::Output;
-use super::{Error, ModeArgument, Outcome, tenants};
+use super::tenants::{Of, Selection};
+use super::{Error, Outcome};
 use crate::boot::Tools;
-use crate::log::Tenant;
 use crate::log::rebuild::{self, BuildInfo, Report};
 
 #[derive(Debug, clap::Subcommand)]
@@ -25,28 +22,8 @@ pub(super) enum Command {
 pub(super) struct Arguments {
     /// The read model [default: all]
     name: Option<String>,
-    /// The organization [default: all]
-    #[arg(long, value_name = "ID")]
-    org: Option<OrganizationId>,
-    /// Which of its two modes [default: both]
-    #[arg(long)]
-    mode: Option<ModeArgument>,
-}
-
-/// Something about a read model, and whose it is.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Of<T> {
-    organization_id: OrganizationId,
-    mode: Mode,
-    #[serde(flatten)]
-    what: T,
-}
-
-impl<T> Of<T> {
-    fn new(tenant: Tenant, what: T) -> Self {
-        Self { organization_id: tenant.organization_id, mode: tenant.mode, what }
-    }
+    #[command(flatten)]
+    selection: Selection,
 }
 
 pub(super) async fn run(tools: &Tools, command: &Command, output: Output) -> Result<Outcome, Error> {
@@ -77,7 +54,7 @@ fn wanted(arguments: &Arguments) -> Result<Vec<&'static dyn Projection>, Error> 
 async fn each(tools: &Tools, arguments: &Arguments, anew: bool) -> Result<Vec<Of<Report>>, Error> {
     let projections = wanted(arguments)?;
     let mut reports = Vec::new();
-    for tenant in tenants(tools, arguments.org, arguments.mode).await? {
+    for tenant in arguments.selection.tenants(tools).await? {
         for projection in &projections {
             let report = if anew {
                 rebuild::rebuild(&tools.log, tenant, *projection).await?
@@ -99,9 +76,10 @@ fn show(reports: &[Of<Report>], output: Output) {
         } else {
             format!("DIFFERS: {}", report.differing.join(" "))
         };
+        let [organization, mode] = of.whose();
         [
-            of.organization_id.to_string(),
-            of.mode.as_str().to_owned(),
+            organization,
+            mode,
             report.projection.clone(),
             report.events.to_string(),
             report.rows.to_string(),
@@ -114,16 +92,17 @@ fn show(reports: &[Of<Report>], output: Output) {
 async fn list(tools: &Tools, arguments: &Arguments, output: Output) -> Result<Outcome, Error> {
     let names: Vec<&str> = wanted(arguments)?.iter().map(|projection| projection.table().name).collect();
     let mut rows: Vec<Of<BuildInfo>> = Vec::new();
-    for tenant in tenants(tools, arguments.org, arguments.mode).await? {
+    for tenant in arguments.selection.tenants(tools).await? {
         tools.log.open(tenant).await?;
         let builds = rebuild::list(tools.log.scope(tenant.id)).await?;
         let meant = builds.into_iter().filter(|build| names.contains(&build.projection.as_str()));
         rows.extend(meant.map(|build| Of::new(tenant, build)));
     }
     output.list(&rows, ["ORGANIZATION", "MODE", "READ MODEL", "BUILD", "VERSION", "STATE"], |of| {
+        let [organization, mode] = of.whose();
         [
-            of.organization_id.to_string(),
-            of.mode.as_str().to_owned(),
+            organization,
+            mode,
             of.what.projection.clone(),
             of.what.build.to_string(),
             of.what.version.to_string(),
