@@ -26,6 +26,10 @@ pub const READ_CONNECTIONS: usize = 16;
 pub const CONNECTION_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one statement may run in the database.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a query is waited for, in case the database says nothing at all: longer than a statement may run there.
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(12);
+/// The same for a whole batch of an appender.
+pub const BATCH_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a statement may wait for a lock.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a transaction may stay open without a statement.
@@ -46,6 +50,8 @@ pub const IDEMPOTENCY_SWEEP: Duration = Duration::from_secs(3_600);
 pub const IDEMPOTENCY_SWEEP_ROWS: i64 = 5_000;
 /// Connections of callers that are served at the same time; more wait in the system's queue.
 pub const CONNECTIONS: usize = 10_000;
+/// Callers that the system's queue holds: those of a burst who find it full try again after a second at the earliest.
+pub const LISTEN_QUEUE: u32 = 1_024;
 /// Files that the process may have open, where the system lets it: one a connection, and some.
 pub const OPEN_FILES: u64 = 65_536;
 /// How long a caller may take to send the headers of a request; also how long a connection may stay without one.

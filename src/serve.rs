@@ -18,18 +18,41 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 
 use crate::config;
 
-/// Serves until `stopping` holds true, then lets the requests in flight finish, for as long as
-/// [`config::DRAIN_DEADLINE`]. Event streams are to end by themselves when `stopping` holds true.
-pub async fn run(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
+/// Listens on an address and port; a name is looked up, and its first address that can be listened on is taken.
+///
+/// # Errors
+/// When there is none.
+pub async fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in lookup_host(address).await? {
+        match listen_on(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // So that a server can be started again at once, while connections of the one before are being forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(config::LISTEN_QUEUE)
+}
+
+/// Serves until `stopping` holds true, so many connections at the same time; then lets the requests in flight finish,
+/// for as long as [`config::DRAIN_DEADLINE`]. Event streams are to end by themselves when `stopping` holds true.
+pub async fn run(listener: TcpListener, router: Router, places: usize, mut stopping: watch::Receiver<bool>) {
     let builder = Arc::new(connections());
-    let places = Arc::new(Semaphore::new(config::CONNECTIONS));
+    let places = Arc::new(Semaphore::new(places));
     let graceful = GracefulShutdown::new();
     loop {
         let next = async {

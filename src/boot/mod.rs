@@ -122,6 +122,8 @@ pub struct Booted {
     pub app: Arc<App>,
     /// Where the database is; it is to be stopped last.
     pub site: Site,
+    /// What listens for other servers' appends, until it is aborted.
+    pub listener: tokio::task::JoinHandle<()>,
     /// The keys of the first organization, where it was this start that gave it keys.
     pub first_keys: Option<FirstKeys>,
 }
@@ -134,13 +136,13 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
     let site = Site::of_server(settings).await?;
     match bring_up(settings, &site).await {
         Ok((tools, first_keys)) => {
-            tools.log.listen();
+            let listener = tools.log.listen();
             let Tools { database, log, keys, clock, .. } = tools;
             let (stopping, _) = watch::channel(false);
             let clients = Clients::new(Guard::new(settings.outside.allowed_networks.clone()));
             let search_engine = settings.outside.search_engine.clone();
             let app = Arc::new(App { database, log, keys, clients, search_engine, clock, stopping });
-            Ok(Booted { app, site, first_keys })
+            Ok(Booted { app, site, listener, first_keys })
         }
         Err(error) => {
             site.stop().await;

@@ -6,7 +6,8 @@ use theazo_domain::id::{EventId, OrganizationId};
 use theazo_domain::time::Timestamp;
 
 use super::output::Output;
-use super::{Error, ModeArgument, Outcome, tenant};
+use super::tenants::tenant;
+use super::{Error, ModeArgument, Outcome};
 use crate::boot::Tools;
 use crate::log::Stored;
 use crate::log::read::{self, Filter};
@@ -27,7 +28,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(i64).range(1..=5_000))]
         limit: i64,
     },
-    /// Show events as they happen, until it is interrupted
+    /// Show events as they happen, until it is interrupted or nobody reads on
     Tail {
         #[command(flatten)]
         filter: Arguments,
@@ -99,7 +100,9 @@ async fn tail(tools: &Tools, filter: &Arguments, after: Option<i64>, output: Out
                 && filter.subject.as_ref().is_none_or(|subject| event.subjects.contains(subject));
             if wanted {
                 let row = row(&event)?;
-                output.object(&row, || cells(&row).join("  "));
+                if !output.object(&row, || cells(&row).join("  ")) {
+                    return Ok(());
+                }
             }
         }
     }

@@ -16,12 +16,12 @@ impl Output {
         Self { json }
     }
 
-    /// One object: as JSON, or as these lines.
-    pub(super) fn object(self, value: &impl Serialize, text: impl FnOnce() -> String) {
+    /// One object: as JSON, or as these lines. Whether somebody reads it.
+    pub(super) fn object(self, value: &impl Serialize, text: impl FnOnce() -> String) -> bool {
         if self.json {
-            line(&serde_json::to_string(value).expect("answers are plain data"));
+            line(&serde_json::to_string(value).expect("answers are plain data"))
         } else {
-            line(&text());
+            line(&text())
         }
     }
 
@@ -40,10 +40,10 @@ impl Output {
     }
 }
 
-/// Writes a line to standard output. Whoever has stopped reading does not want the rest.
-pub(super) fn line(text: &str) {
+/// Writes a line to standard output. Whoever has stopped reading does not want the rest: whether somebody reads.
+pub(super) fn line(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    let _unread = writeln!(out, "{text}").and_then(|()| out.flush());
+    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
 }
 
 /// Writes an error to standard error.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use url::Url;
@@ -63,11 +62,11 @@ pub(super) async fn run(
     let settings = Settings { outside: arguments.outside()?, ..settings.clone() };
     // Before anything is started or made: a port that is taken is found out at once.
     let unusable = |error| Error::Usage(format!("cannot listen on {}: {error}", arguments.listen));
-    let listener = TcpListener::bind(&arguments.listen).await.map_err(unusable)?;
+    let listener = serve::listen(&arguments.listen).await.map_err(unusable)?;
     let address = listener.local_addr().map_err(unusable)?;
     serve::raise_open_files();
 
-    let Booted { app, site, first_keys } = boot::server(&settings).await?;
+    let Booted { app, site, listener: hearing, first_keys } = boot::server(&settings).await?;
     serve::stop_on_signals(app.stopping.clone())
         .map_err(|error| Error::Usage(format!("cannot handle signals: {error}")))?;
     let lost =
@@ -79,10 +78,12 @@ pub(super) async fn run(
     line(&format!("listening on {url}"));
     tracing::info!(%address, "serving");
 
-    serve::run(listener, http::router(app.clone()), app.stopping.subscribe()).await;
+    serve::run(listener, http::router(app.clone()), config::CONNECTIONS, app.stopping.subscribe()).await;
     if timeout(config::CLOSE_DEADLINE, app.log.close()).await.is_err() {
         tracing::warn!("commands were still waiting for the database at the deadline");
     }
+    hearing.abort();
+    app.database.close();
     let lost = lost.is_some_and(|task| task.is_finished());
     if timeout(config::DATABASE_STOP_DEADLINE, site.stop()).await.is_err() {
         tracing::warn!("PostgreSQL is still stopping");

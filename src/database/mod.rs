@@ -173,13 +173,37 @@ impl Database {
         self.0.config.connect(self.0.tls.clone()).await
     }
 
+    /// Does something on a connection of the pool, for as long as an answer is waited for.
+    ///
+    /// # Errors
+    /// As `work`; [`Error::Timeout`] when the database says nothing.
+    pub(crate) async fn read<T>(
+        &self,
+        work: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let client = self.reading().await?;
+        match tokio::time::timeout(config::ANSWER_DEADLINE, work(&client)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                // Whatever it answers later is an answer to nobody, so the connection is of no further use.
+                drop(deadpool_postgres::Object::take(client));
+                Err(Error::Timeout(config::ANSWER_DEADLINE))
+            }
+        }
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors
     /// When it does not.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.reading().await?.batch_execute("").await?;
-        Ok(())
+        self.read(async |client| Ok(client.batch_execute("").await?)).await
+    }
+
+    /// Lets go of the connections, so that the database need not cut them when it stops.
+    pub fn close(&self) {
+        self.0.append.close();
+        self.0.read.close();
     }
 }
 

@@ -86,20 +86,27 @@ impl<'a> Scope<'a> {
                 Ok(client.query(&statement, &all).await?)
             }
             Via::Pool(database) => {
-                let client = database.reading().await?;
-                let statement = client.prepare_cached(sql).await?;
                 let begin = format!("{begin}; {}", name_tenant(self.tenant));
-                // All four go out at once. A caller that is dropped while it waits leaves the connection with
-                // its transaction ended, since the end is on the wire already.
-                let mut pipeline = Pipeline::default();
-                let (client, all) = (&client, &all[..]);
-                pipeline.send(async { client.batch_execute(&begin).await.map(|()| vec![]) }).await;
-                pipeline.send(async { client.query(&statement, all).await }).await;
-                pipeline.send(async { client.batch_execute("commit").await.map(|()| vec![]) }).await;
-                Ok(pipeline.finish().await?.swap_remove(1))
+                database.read(async |client| query_in_transaction(client, &begin, sql, &all).await).await
             }
         }
     }
+}
+
+async fn query_in_transaction(
+    client: &Client,
+    begin: &str,
+    sql: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, Error> {
+    let statement = client.prepare_cached(sql).await?;
+    // All go out at once. A caller that is dropped while it waits leaves the connection with its transaction ended,
+    // since the end is on the wire already.
+    let mut pipeline = Pipeline::default();
+    pipeline.send(async { client.batch_execute(begin).await.map(|()| vec![]) }).await;
+    pipeline.send(async { client.query(&statement, parameters).await }).await;
+    pipeline.send(async { client.batch_execute("commit").await.map(|()| vec![]) }).await;
+    Ok(pipeline.finish().await?.swap_remove(1))
 }
 
 /// The statement that names the tenant of a transaction.

@@ -182,7 +182,11 @@ impl Appender {
 
     async fn attempt(&mut self, batch: &[Pending]) -> Result<Replies, Broken> {
         let client = self.parts.database.appending().await?;
-        let outcome = self.attempt_on(&client, batch).await;
+        let attempt = tokio::time::timeout(config::BATCH_DEADLINE, self.attempt_on(&client, batch));
+        let outcome = attempt.await.unwrap_or_else(|_| {
+            // The database says nothing, so what it has done is not known.
+            Err(Broken::NotDone(Failure::Unavailable { outcome_unknown: true }))
+        });
         if outcome.is_err() {
             // The transaction may be open still: the connection is closed, not given back.
             drop(deadpool_postgres::Object::take(client));

@@ -24,10 +24,11 @@ pub struct Opened {
 /// # Errors
 /// [`Error`] when the database is away.
 pub async fn find(database: &Database, digest: &str) -> Result<Option<(TenantId, String)>, Error> {
-    let client = database.reading().await?;
-    let statement = client.prepare_cached("select tenant_id, key_id from find_key($1)").await?;
-    let row = client.query_opt(&statement, &[&digest]).await?;
-    row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+    let looking = database.read(async |client| {
+        let statement = client.prepare_cached("select tenant_id, key_id from find_key($1)").await?;
+        Ok(client.query_opt(&statement, &[&digest]).await?)
+    });
+    looking.await?.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
 }
 
 /// Whose log it is.

@@ -1,12 +1,21 @@
 //! The command line, as an operator uses it.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use theazo::boot::DATABASE_NAME;
 use theazo::postgres::Cluster;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::timeout;
 
 use crate::support::cluster::{Scratch, connect};
-use crate::support::server::{Server, json, run};
+use crate::support::server::{Server, json, run, theazo};
 use crate::support::wait::until_async;
+
+/// Far longer than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn an_operator_makes_an_organization_and_keys_that_work_at_once_and_stop_when_revoked() {
@@ -114,4 +123,38 @@ async fn an_error_is_one_line_and_its_status_tells_usage_from_failure() {
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(said.starts_with("error: --search-url: ") && said.lines().count() == 1, "{said}");
     }
+}
+
+#[tokio::test]
+async fn events_are_shown_as_they_happen_for_as_long_as_somebody_reads() {
+    let scratch = Scratch::new();
+    let dir = scratch.path.join("data");
+    let server = Server::start(&dir).await;
+    let listed = json(&dir, &["org", "list"]).await;
+    let org = listed["data"][0]["id"].as_str().expect("an id");
+    let arguments = ["event", "tail", "--org", org, "--mode", "test", "--after", "0", "--json"];
+    let mut command = theazo(&dir, &arguments);
+    let mut tail = command.stdout(Stdio::piped()).spawn().expect("the program runs");
+    let mut lines = BufReader::new(tail.stdout.take().expect("it is piped")).lines();
+    let mut next = async || -> Value {
+        let line = timeout(DEADLINE, lines.next_line()).await.expect("it comes").expect("it is text");
+        serde_json::from_str(&line.expect("it goes on")).expect("a line is an event")
+    };
+    for (position, kind) in [(1, "organization.created"), (2, "key.created")] {
+        let event = next().await;
+        assert_eq!((event["position"].as_i64(), event["type"].as_str()), (Some(position), Some(kind)));
+    }
+    // From here on it waits for what happens.
+    let (_, key) = server.said.split_once("  test  ").expect("it is a first start");
+    let key = key.lines().next().expect("a line");
+    let session = server.create_session(key, "user_1").await;
+    let event = next().await;
+    assert_eq!(event["type"], "session.created");
+    assert_eq!(event["subjects"][0], session);
+    drop(lines);
+    until_async("the command to notice that nobody reads", async || {
+        server.create_session(key, "user_2").await;
+        tail.try_wait().expect("it can be waited for")
+    })
+    .await;
 }

@@ -19,6 +19,8 @@ mod serve;
 mod support;
 mod surface;
 mod tidy;
+mod tls;
 mod tools;
+mod trouble;
 mod v1;
 mod walls;

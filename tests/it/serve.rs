@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
-use theazo::serve;
+use nix::sys::signal::Signal;
+use theazo::{config, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::support::server::exchange;
+use crate::support::cluster::{Scratch, database, url_of};
+use crate::support::server::{MASTER_KEY, Server, exchange, theazo_with_files};
+use crate::support::wait::until_async;
 
 /// A serving loop of a test.
 struct Serving {
@@ -21,10 +24,14 @@ struct Serving {
 }
 
 async fn start(router: Router) -> Serving {
+    start_with(router, config::CONNECTIONS).await
+}
+
+async fn start_with(router: Router, places: usize) -> Serving {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
     let address = listener.local_addr().expect("it has one");
     let (stopping, stopped) = watch::channel(false);
-    let task = tokio::spawn(serve::run(listener, router, stopped));
+    let task = tokio::spawn(serve::run(listener, router, places, stopped));
     Serving { address, stopping, task }
 }
 
@@ -96,4 +103,84 @@ async fn http_2_is_spoken_to_those_who_begin_with_it() {
     let mut frame = [0; 9];
     stream.read_exact(&mut frame).await.expect("it answers");
     assert_eq!(frame[3], 4);
+}
+
+#[tokio::test]
+async fn a_caller_beyond_the_limit_of_connections_waits_for_a_place() {
+    let serving = start_with(hello(), 2).await;
+    let mut held = vec![];
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(serving.address).await.expect("it listens");
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is taken");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.expect("it is answered");
+        assert_eq!(&status, b"HTTP/1.1 200");
+        held.push(stream);
+    }
+    let address = serving.address.to_string();
+    let waiting = tokio::spawn(async move { exchange(&address, REQUEST).await });
+    // It is connected, by the system, and has nobody to talk to.
+    let mut late = TcpStream::connect(serving.address).await.expect("the system's queue takes it");
+    late.write_all(REQUEST.as_bytes()).await.expect("the system's queue takes it");
+    assert!(!waiting.is_finished());
+    drop(held);
+    let answer = waiting.await.expect("it ran").expect("it is answered");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut answer = String::new();
+    late.read_to_string(&mut answer).await.expect("it is answered");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+fn first_key(server: &Server) -> String {
+    let (_, key) = server.said.split_once("  test  ").expect("it is a first start");
+    key.lines().next().expect("a line").to_owned()
+}
+
+#[tokio::test]
+async fn a_server_without_a_file_to_spare_goes_on_when_callers_have_gone() {
+    let (scratch, database) = (Scratch::new(), database().await);
+    let url = url_of(&database.endpoint, &database.name);
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--database-url", &url];
+    let mut command = theazo_with_files(80, &scratch.path, &arguments);
+    command.env("THEAZO_MASTER_KEY", MASTER_KEY);
+    let server = Server::start_with(command).await;
+    let key = first_key(&server);
+    server.create_session(&key, "before").await;
+    let mut callers = vec![];
+    for _ in 0..200 {
+        callers.push(TcpStream::connect(&server.address).await.expect("the system's queue takes it"));
+    }
+    // Those who have a place are served; the others wait in the system's queue.
+    callers[0].write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is taken");
+    let mut status = [0; 12];
+    callers[0].read_exact(&mut status).await.expect("it is answered");
+    assert_eq!(&status, b"HTTP/1.1 200");
+    drop(callers);
+    until_async("the server to serve again", async || {
+        server.status("/v1/sessions", &key).await.filter(|status| *status == 200)
+    })
+    .await;
+    server.create_session(&key, "after").await;
+    assert!(server.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_server_at_once() {
+    let scratch = Scratch::new();
+    let server = Server::start(&scratch.path.join("data")).await;
+    let mut slow = TcpStream::connect(&server.address).await.expect("it listens");
+    let head = format!(
+        "POST /v1/sessions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: 10\r\nexpect: 100-continue\r\n\r\n",
+        first_key(&server)
+    );
+    slow.write_all(head.as_bytes()).await.expect("it is taken");
+    let mut going_on = [0; 12];
+    slow.read_exact(&mut going_on).await.expect("it is asked to go on");
+    assert_eq!(&going_on, b"HTTP/1.1 100");
+    server.signal(Signal::SIGTERM);
+    until_async("the server to take no more", async || TcpStream::connect(&server.address).await.err()).await;
+    server.signal(Signal::SIGTERM);
+    // A stop that waits for the request ends with the status 0.
+    assert_eq!(server.ended().await.code(), Some(1));
 }

@@ -1,5 +1,5 @@
-//! A proxy in front of PostgreSQL that cuts a connection at its next commit: before the commit arrives, or after it
-//! was carried out and before its answer is heard.
+//! A proxy in front of PostgreSQL. It cuts a connection at its next commit: before the commit arrives, or after it was
+//! carried out and before its answer is heard. Or it is as a database that is away, or that says nothing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio_postgres::Config;
 
 use super::cluster::{Scratch, TestDatabase};
@@ -21,9 +22,21 @@ pub(crate) enum Cut {
     AfterCommit = 2,
 }
 
+/// How the database seems to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seeming {
+    /// As it is.
+    There,
+    /// Connections are cut, and new ones too.
+    Away,
+    /// Connections are taken, and nothing is answered.
+    Silent,
+}
+
 pub(crate) struct Proxy {
     scratch: Scratch,
     cut: Arc<AtomicU8>,
+    seeming: watch::Sender<Seeming>,
 }
 
 /// How `commit` is asked for in the protocol's simple query: Q, the length, the text, a zero byte.
@@ -37,12 +50,26 @@ impl Proxy {
         let listener = UnixListener::bind(path).expect("the proxy listens");
         let cut = Arc::new(AtomicU8::new(0));
         let cuts = Arc::clone(&cut);
+        let (seeming, seen) = watch::channel(Seeming::There);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, real.clone(), Arc::clone(&cuts)));
+                let (real, cuts, mut cutting, seen) =
+                    (real.clone(), Arc::clone(&cuts), seen.clone(), seen.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        biased;
+                        _ = async { cutting.wait_for(|seeming| *seeming == Seeming::Away).await.is_ok() } => {}
+                        () = pass(client, real, &cuts, seen) => {}
+                    }
+                });
             }
         });
-        Self { scratch, cut }
+        Self { scratch, cut, seeming }
+    }
+
+    /// From now on the database seems to be so.
+    pub(crate) fn seem(&self, seeming: Seeming) {
+        self.seeming.send_replace(seeming);
     }
 
     pub(crate) fn config(&self, database: &TestDatabase) -> Config {
@@ -64,25 +91,27 @@ impl Proxy {
     }
 }
 
-async fn pass(client: UnixStream, real: PathBuf, cut: Arc<AtomicU8>) {
+async fn pass(client: UnixStream, real: PathBuf, cut: &AtomicU8, seen: watch::Receiver<Seeming>) {
     let Ok(server) = UnixStream::connect(real).await else { return };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    relay(from_client, to_server, from_server, to_client, &cut).await;
+    relay((from_client, to_client), (from_server, to_server), cut, seen).await;
 }
 
 async fn relay(
-    mut from_client: OwnedReadHalf,
-    mut to_server: OwnedWriteHalf,
-    mut from_server: OwnedReadHalf,
-    mut to_client: OwnedWriteHalf,
+    (mut from_client, mut to_client): (OwnedReadHalf, OwnedWriteHalf),
+    (mut from_server, mut to_server): (OwnedReadHalf, OwnedWriteHalf),
     cut: &AtomicU8,
+    mut seen: watch::Receiver<Seeming>,
 ) {
     let (mut asked, mut answered) = (vec![0; 1 << 20], vec![0; 1 << 16]);
     loop {
         tokio::select! {
             read = from_client.read(&mut asked) => {
                 let Ok(length @ 1..) = read else { return };
+                if seen.wait_for(|seeming| *seeming != Seeming::Silent).await.is_err() {
+                    return;
+                }
                 let bytes = &asked[..length];
                 let commit = bytes.windows(COMMIT.len()).position(|window| window == COMMIT);
                 if let Some(at) = commit {

@@ -39,13 +39,28 @@ pub(crate) struct Response {
 
 /// The program with these arguments and a clean environment.
 pub(crate) fn theazo(data_dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_theazo"));
+    let mut command = clean(Command::new(PROGRAM));
+    command.args(arguments).arg("--data-dir").arg(data_dir);
+    command
+}
+
+/// The same, of a process that may have so many files open.
+pub(crate) fn theazo_with_files(files: u32, data_dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = clean(Command::new("/bin/sh"));
+    command.arg("-c").arg(format!("ulimit -n {files} && exec \"$0\" \"$@\"")).arg(PROGRAM);
+    command.args(arguments).arg("--data-dir").arg(data_dir);
+    command
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_theazo");
+
+fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("THEAZO_") {
             command.env_remove(name);
         }
     }
-    command.args(arguments).arg("--data-dir").arg(data_dir).stdin(Stdio::null()).kill_on_drop(true);
+    command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 

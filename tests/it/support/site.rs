@@ -19,6 +19,7 @@ use theazo_domain::time::Timestamp;
 use theazo_domain::{Command, key, organization};
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
+use tokio_postgres::Config;
 
 use super::api::Api;
 use super::cluster::{self, TestDatabase};
@@ -61,7 +62,8 @@ impl Site {
         site
     }
 
-    async fn with(clock: Arc<dyn Clock>) -> Arc<Self> {
+    /// Servers with this clock.
+    pub(crate) async fn with(clock: Arc<dyn Clock>) -> Arc<Self> {
         let database = cluster::database_from(Some(template().await)).await;
         let servers = [server(&database, &clock), server(&database, &clock)];
         let unused = Arc::new(ManualClock::at(0));
@@ -71,6 +73,11 @@ impl Site {
     /// Another server over the same database, as after a restart.
     pub(crate) fn another(&self) -> Server {
         server(&self.database, &self.servers[0].app.clock)
+    }
+
+    /// Another server, which reaches the same database by this login.
+    pub(crate) fn another_by(&self, login: &Config) -> Server {
+        server_by(login, &self.servers[0].app.clock)
     }
 
     /// The servers take turns.
@@ -159,9 +166,12 @@ async fn template() -> &'static str {
 }
 
 fn server(database: &TestDatabase, clock: &Arc<dyn Clock>) -> Server {
-    let login = database.config();
-    let tls = connector(&login, None).expect("there is a way to connect");
-    let database = Database::new(&login, tls).expect("the pools are made");
+    server_by(&database.config(), clock)
+}
+
+fn server_by(login: &Config, clock: &Arc<dyn Clock>) -> Server {
+    let tls = connector(login, None).expect("there is a way to connect");
+    let database = Database::new(login, tls).expect("the pools are made");
     let keys = Arc::new(super::logs::keys());
     let log = Log::new(database.clone(), Arc::clone(&keys), Arc::clone(clock));
     let listener = log.listen();

@@ -230,3 +230,19 @@ async fn a_stream_that_is_far_behind_gives_nothing_more_once_its_key_is_revoked(
     .await;
     assert_eq!(frames.next().await, None);
 }
+
+#[tokio::test]
+async fn a_quiet_stream_says_something_every_ten_seconds() {
+    let api = Site::new().await.admin().await;
+    let mut frames = Frames::open(&api, stream(&api, "")).await;
+    // Where everybody waits, time passes at once.
+    tokio::time::pause();
+    for _ in 0..3 {
+        let began = tokio::time::Instant::now();
+        assert_eq!(frames.body.next().await.unwrap().unwrap(), ":\n\n");
+        assert_eq!(began.elapsed().as_secs(), 10);
+    }
+    tokio::time::resume();
+    api.session("a").await;
+    assert_eq!(frames.next().await.unwrap().1, "session.created");
+}
