@@ -190,3 +190,38 @@ pub const MODEL_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 pub const MODEL_ERROR_BYTES: usize = 16 * 1024;
 /// What is kept of them, in characters.
 pub const MODEL_ERROR_CHARACTERS: usize = 500;
+/// Memory of a local sandbox, where the operator says nothing else.
+pub const SANDBOX_MEMORY_BYTES: u64 = 512 << 20;
+/// Processes and threads of a local sandbox, where the operator says nothing else.
+pub const SANDBOX_PROCESSES: u64 = 64;
+/// What the workspace and the `/tmp` of a local sandbox take on disk, where the operator says nothing else.
+pub const SANDBOX_DISK_BYTES: u64 = 1 << 30;
+/// Files and folders in the two.
+pub const SANDBOX_FILES: u64 = 100_000;
+/// Files that a process of a local sandbox has open.
+pub const SANDBOX_OPEN_FILES: u64 = 1_024;
+/// Processor time of a process in a local sandbox: two processors for as long as a program may run.
+pub const SANDBOX_PROCESSOR_TIME: Duration = Duration::from_secs(240);
+/// Memory that a process of a local sandbox may lock.
+pub const SANDBOX_LOCKED_BYTES: u64 = 1 << 20;
+/// Signals that may wait for a user of a local sandbox.
+pub const SANDBOX_PENDING_SIGNALS: u64 = 1_024;
+/// How deep the folders of a local sandbox may be.
+pub const SANDBOX_FOLDER_DEPTH: usize = 200;
+/// How often a local sandbox is measured whose totals no cgroup holds.
+pub const SANDBOX_WATCH_INTERVAL: Duration = Duration::from_millis(25);
+/// How often all its files are looked at, while the disk loses nothing that would matter.
+pub const SANDBOX_DISK_INTERVAL: Duration = Duration::from_secs(2);
+/// Of a machine's memory, in percent: when less is available, local sandboxes are ended.
+pub const SANDBOX_MEMORY_RESERVE_PERCENT: u64 = 2;
+/// Of a machine's disk, in percent: when less is free, local sandboxes that write are ended.
+pub const SANDBOX_DISK_RESERVE_PERCENT: u64 = 1;
+/// The first user id of the host that a local sandbox has where the server is root, and how many there are: above those
+/// of systemd's containers and below those that are reserved.
+pub const SANDBOX_HOST_IDS: (u32, u32) = (0x7000_0000, 0x1_0000);
+/// How long it may take from the start of a local sandbox to that of its program.
+pub const SANDBOX_START_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may take until everything of a local sandbox has ended.
+pub const SANDBOX_END_DEADLINE: Duration = Duration::from_secs(10);
+/// The longest path of a file in a sandbox, as callers give it.
+pub const SANDBOX_PATH_BYTES: usize = 4_096;

@@ -3,8 +3,13 @@
 use std::process::ExitCode;
 
 use theazo::cli::{self, Cli, Outcome};
+use theazo::providers::compute::local;
 
 fn main() -> ExitCode {
+    // A process of a sandbox, of which this program is the init.
+    if let Some(code) = local::enter() {
+        return code;
+    }
     let cli = Cli::from_environment();
     if let Some(code) = cli.run_alone() {
         return code;

@@ -14,6 +14,7 @@ mod outgoing;
 mod postgres;
 mod rates;
 mod rebuild;
+mod sandbox;
 mod sealed;
 mod serve;
 mod support;

@@ -6,6 +6,8 @@ mod api;
 pub mod docker;
 /// Work inside the sandboxes of vendors that can start a program and no more.
 mod inside;
+/// On the server's own machine.
+pub mod local;
 /// No sandbox at all, for test mode.
 pub mod mock;
 /// Compute of the customer's own, over a small protocol of ours.

@@ -1,0 +1,201 @@
+//! The totals of a sandbox where no cgroup holds them: what its processes use together, seen from inside its process
+//! namespace, where there are no others.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{StatVfs, statvfs};
+use rustix::process::Pid;
+
+use super::message::{Inside, Limits, Report, report};
+use super::root::WORKSPACE;
+use super::tree::{self, Size};
+use crate::config;
+
+/// What a sandbox uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Use {
+    memory_bytes: u64,
+    processes: u64,
+}
+
+pub(super) struct Watch {
+    limits: Limits,
+    grouped: bool,
+    page_bytes: u64,
+    /// What has been told to the server.
+    told: Use,
+    /// What the disk held at the last look at every file, and when that was.
+    disk: Size,
+    free_bytes: u64,
+    looked: Instant,
+    cost: Duration,
+}
+
+impl Watch {
+    pub(super) fn new(inside: &Inside) -> io::Result<Self> {
+        let disk = written()?;
+        let mut limits = inside.limits.clone();
+        // A workspace that is too large already may be made smaller, so it may not grow.
+        limits.disk_bytes = limits.disk_bytes.max(disk.bytes);
+        limits.files = limits.files.max(disk.files);
+        Ok(Self {
+            limits,
+            grouped: inside.grouped,
+            page_bytes: u64::try_from(rustix::param::page_size()).unwrap_or(4096),
+            told: Use::default(),
+            disk,
+            free_bytes: free(&statvfs(WORKSPACE)?),
+            looked: Instant::now(),
+            cost: Duration::ZERO,
+        })
+    }
+
+    /// How long may pass until the next look.
+    pub(super) fn pause(&self) -> Duration {
+        config::SANDBOX_WATCH_INTERVAL
+    }
+
+    /// Looks at everything that has a total; past one of them every process is killed.
+    pub(super) fn look(&mut self) {
+        let over = self.memory_and_processes().or_else(|| self.disk().unwrap_or(None));
+        if let Some(limit) = over {
+            report(&Report::Over { limit });
+            // From process 1 this is every other process in here.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
+    fn memory_and_processes(&mut self) -> Option<String> {
+        if self.grouped {
+            return None;
+        }
+        let processes = processes();
+        let mut using = Use::default();
+        for pid in &processes {
+            let (threads, pages) = stat(*pid).unwrap_or_default();
+            using.processes += threads;
+            using.memory_bytes += pages * self.page_bytes;
+        }
+        using.memory_bytes += shared_files();
+        if using.memory_bytes > self.limits.memory_bytes {
+            // Pages that processes share were counted once for each: count exactly.
+            using.memory_bytes = processes.iter().map(|pid| own_memory(*pid)).sum::<u64>() + shared_files();
+        }
+        self.tell(using);
+        if using.memory_bytes > self.limits.memory_bytes {
+            return Some(format!("{} MiB of memory", self.limits.memory_bytes >> 20));
+        }
+        if using.processes > self.limits.processes {
+            return Some(format!("{} processes", self.limits.processes));
+        }
+        machine_is_short().then(|| "the machine's memory".to_owned())
+    }
+
+    /// Tells the server what is used, where that has changed: it adds up what an agent's programs use together.
+    fn tell(&mut self, using: Use) {
+        let step = self.limits.memory_bytes / 64;
+        let changed = using.memory_bytes.abs_diff(self.told.memory_bytes) > step;
+        if changed || using.processes != self.told.processes {
+            self.told = using;
+            report(&Report::Usage { memory_bytes: using.memory_bytes, processes: using.processes });
+        }
+    }
+
+    /// Looks at every file only when the disk as a whole has lost as much as would matter, or now and then.
+    fn disk(&mut self) -> io::Result<Option<String>> {
+        let whole = statvfs(WORKSPACE)?;
+        let free = free(&whole);
+        let left = self.limits.disk_bytes.saturating_sub(self.disk.bytes);
+        let lost = self.free_bytes.saturating_sub(free);
+        // However many files there are, looking at them takes a twentieth of the time.
+        let due = self.looked.elapsed() > config::SANDBOX_DISK_INTERVAL.max(self.cost * 20);
+        if lost < left / 2 && !due {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        self.disk = written()?;
+        self.disk.bytes += unlinked();
+        (self.looked, self.cost, self.free_bytes) = (Instant::now(), started.elapsed(), free);
+        if self.disk.bytes > self.limits.disk_bytes {
+            return Ok(Some(format!("{} MiB of disk", self.limits.disk_bytes >> 20)));
+        }
+        if self.disk.files > self.limits.files {
+            return Ok(Some(format!("{} files", self.limits.files)));
+        }
+        if self.disk.deeper {
+            return Ok(Some(format!("{} folders in each other", config::SANDBOX_FOLDER_DEPTH)));
+        }
+        let short = whole.f_blocks * whole.f_frsize / 100 * config::SANDBOX_DISK_RESERVE_PERCENT;
+        Ok((lost > 0 && free < short).then(|| "the machine's disk".to_owned()))
+    }
+}
+
+fn free(whole: &StatVfs) -> u64 {
+    whole.f_bavail * whole.f_frsize
+}
+
+/// What is in the two writable folders.
+fn written() -> io::Result<Size> {
+    let workspace = tree::size(&tree::open_dir(WORKSPACE.as_ref())?)?;
+    Ok(workspace.and(tree::size(&tree::open_dir("/tmp".as_ref())?)?))
+}
+
+/// The files that have no name any more and are open still.
+fn unlinked() -> u64 {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    for pid in processes() {
+        let Ok(open) = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())) else { continue };
+        for file in open.flatten() {
+            let Ok(metadata) = fs::metadata(file.path()) else { continue };
+            if metadata.nlink() == 0 && metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
+                bytes += metadata.blocks() * 512;
+            }
+        }
+    }
+    bytes
+}
+
+/// Every process in here but this one.
+fn processes() -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    numbers.filter(|number| *number != 1).filter_map(Pid::from_raw).collect()
+}
+
+/// The threads of a process and its pages in memory: fields 20 and 24 of proc_pid_stat(5).
+fn stat(pid: Pid) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
+    Some((fields.get(17)?.parse().ok()?, fields.get(21)?.parse().ok()?))
+}
+
+/// The memory of a process that is no file's, in bytes, each page divided by the processes that have it.
+fn own_memory(pid: Pid) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero())).unwrap_or_default();
+    let kilobytes = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
+    let own = text.lines().filter(|line| line.starts_with("Pss_Anon:") || line.starts_with("Pss_Shmem:"));
+    own.filter_map(kilobytes).sum::<u64>() * 1024
+}
+
+/// What is in `/dev/shm`, which is memory.
+fn shared_files() -> u64 {
+    statvfs("/dev/shm").map_or(0, |shared| (shared.f_blocks - shared.f_bfree) * shared.f_frsize)
+}
+
+/// Whether the machine is about to run out of memory, whoever it is that uses it: before others are hurt, sandboxes go.
+fn machine_is_short() -> bool {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    match (value("MemTotal:"), value("MemAvailable:")) {
+        (Some(total), Some(available)) => available < total / 100 * config::SANDBOX_MEMORY_RESERVE_PERCENT,
+        _ => false,
+    }
+}
