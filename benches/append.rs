@@ -128,7 +128,13 @@ async fn theirs(cqrs: Arc<Cqrs>, until: Instant) -> anyhow::Result<Vec<Duration>
     while Instant::now() < until {
         let (session, commands) = session_life();
         for command in commands {
-            let facts = Facts { now: SystemClock.now(), subject: Subject::Session(session), user: None };
+            let facts = Facts {
+                now: SystemClock.now(),
+                subject: Subject::Session(session),
+                organization_id: theazo_domain::id::OrganizationId::from_ulid(session.ulid()),
+                user: None,
+                session: None,
+            };
             let began = Instant::now();
             cqrs.execute(&session.to_string(), (command, facts)).await?;
             times.push(began.elapsed());

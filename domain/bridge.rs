@@ -40,6 +40,10 @@ impl Named for crate::definition::State {
     const TYPE: &'static str = "definition";
 }
 
+impl Named for crate::agent::State {
+    const TYPE: &'static str = "agent";
+}
+
 impl<A> cqrs_es::Aggregate for Bridged<A>
 where
     A: Aggregate + Named + Serialize + for<'de> Deserialize<'de> + Send + Sync + fmt::Debug,

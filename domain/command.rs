@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DefinitionId, KeyId, OrganizationId, SessionId, UserId};
-use crate::{Aggregate, Event, Facts, Refusal, Subject, definition, key, organization, session, user};
+use crate::id::{AgentId, DefinitionId, KeyId, OrganizationId, SessionId, UserId};
+use crate::{Aggregate, Event, Facts, Refusal, Subject, agent, definition, key, organization, session, user};
 
 /// Something that a caller asks to happen.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub enum Command {
     Session(SessionId, session::Command),
     /// To an agent definition.
     Definition(DefinitionId, definition::Command),
+    /// To an agent.
+    Agent(AgentId, agent::Command),
 }
 
 /// An end user as the caller knows them, and the id they get if they are new.
@@ -39,6 +41,24 @@ impl Command {
             Self::User(_) => None,
             Self::Session(id, _) => Some(Subject::Session(*id)),
             Self::Definition(id, _) => Some(Subject::Definition(*id)),
+            Self::Agent(id, _) => Some(Subject::Agent(*id)),
+        }
+    }
+
+    /// Whether [`Self::witness`] can name one, whatever the target's state.
+    #[must_use]
+    pub const fn may_have_witness(&self) -> bool {
+        matches!(self, Self::Agent(..))
+    }
+
+    /// Whose state the decision stands on besides the target's, which is this one.
+    #[must_use]
+    pub fn witness(&self, target: &AggregateState) -> Option<Subject> {
+        match (self, target) {
+            (Self::Agent(..), AggregateState::Agent(agent)) => {
+                agent.life().map(|life| Subject::Session(life.place.session_id))
+            }
+            _ => None,
         }
     }
 
@@ -78,6 +98,10 @@ pub enum AggregateState {
     Session(session::State),
     /// Of an agent definition.
     Definition(definition::State),
+    /// Of an agent.
+    Agent(Box<agent::State>),
+    /// Of a task: its agent's state has all that is decided on.
+    Task,
 }
 
 impl AggregateState {
@@ -94,6 +118,8 @@ impl AggregateState {
             Subject::User(_) => Self::User(user::State::default()),
             Subject::Session(_) => Self::Session(session::State::default()),
             Subject::Definition(_) => Self::Definition(definition::State::default()),
+            Subject::Agent(_) => Self::Agent(Box::default()),
+            Subject::Task(_) => Self::Task,
         }
     }
 
@@ -111,6 +137,7 @@ impl AggregateState {
             (Self::User(state), Command::User(command)) => state.decide(command, facts),
             (Self::Session(state), Command::Session(_, command)) => state.decide(command, facts),
             (Self::Definition(state), Command::Definition(_, command)) => state.decide(command, facts),
+            (Self::Agent(state), Command::Agent(_, command)) => state.decide(command, facts),
             _ => panic!("a command is decided on the state of its own target"),
         }
     }
@@ -123,6 +150,8 @@ impl AggregateState {
             Self::User(state) => state.evolve(event),
             Self::Session(state) => state.evolve(event),
             Self::Definition(state) => state.evolve(event),
+            Self::Agent(state) => state.evolve(event),
+            Self::Task => {}
         }
     }
 }

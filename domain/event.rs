@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Subject, definition, key, organization, secret, session};
+use crate::charge::{Booked, Place};
+use crate::id::TaskId;
+use crate::{Subject, agent, definition, key, organization, secret, session};
 
 /// Something that has happened. The name of a variant on disk never changes; what it carries changes only with
 /// a new format version and an upcaster from the old one.
@@ -47,6 +49,93 @@ pub enum Event {
     /// A secret was deleted, with its value.
     #[serde(rename = "secret.deleted")]
     SecretDeleted(secret::Deleted),
+    /// An agent was created in a session.
+    #[serde(rename = "agent.created")]
+    AgentCreated(agent::Created),
+    /// An agent's sandbox was made.
+    #[serde(rename = "agent.provisioned")]
+    AgentProvisioned(agent::Readied),
+    /// An agent's sandbox could not be made, or is gone.
+    #[serde(rename = "agent.failed")]
+    AgentFailed(agent::Failed),
+    /// An agent is to pause as soon as what is in flight has ended.
+    #[serde(rename = "agent.pause_requested")]
+    AgentPauseRequested(agent::PauseRequested),
+    /// An agent is paused.
+    #[serde(rename = "agent.paused")]
+    AgentPaused(agent::Paused),
+    /// A paused agent goes on.
+    #[serde(rename = "agent.resumed")]
+    AgentResumed(agent::Resumed),
+    /// The sandbox of a paused agent was suspended.
+    #[serde(rename = "agent.suspended")]
+    AgentSuspended(agent::Suspended),
+    /// A suspended sandbox is ready again.
+    #[serde(rename = "agent.woken")]
+    AgentWoken(agent::Readied),
+    /// An agent ended, for good.
+    #[serde(rename = "agent.terminated")]
+    AgentTerminated(agent::Terminated),
+    /// The sandbox of an agent that has ended is gone.
+    #[serde(rename = "agent.released")]
+    AgentReleased(agent::Released),
+    /// The next piece of an agent's work does not fit a limit.
+    #[serde(rename = "agent.limit_reached")]
+    AgentLimitReached(agent::LimitReached),
+    /// Work was refused because it does not fit a limit.
+    #[serde(rename = "limit.refused")]
+    LimitRefused(session::LimitRefused),
+    /// A session is past its limit, because something was dearer than its worst case.
+    #[serde(rename = "session.limit_overrun")]
+    SessionLimitOverrun(session::LimitOverrun),
+    /// A task was given to an agent.
+    #[serde(rename = "task.created")]
+    TaskCreated(agent::TaskCreated),
+    /// A worker took a task.
+    #[serde(rename = "task.claimed")]
+    TaskClaimed(agent::TaskClaimed),
+    /// A task is done.
+    #[serde(rename = "task.completed")]
+    TaskCompleted(agent::TaskEnded),
+    /// A task cannot be done.
+    #[serde(rename = "task.failed")]
+    TaskFailed(agent::TaskEnded),
+    /// A task was given up, because its agent ended.
+    #[serde(rename = "task.cancelled")]
+    TaskCancelled(agent::TaskEnded),
+    /// A call to a model is about to be made.
+    #[serde(rename = "model.call_opened")]
+    CallOpened(agent::CallOpened),
+    /// A call to a model was answered.
+    #[serde(rename = "model.call_settled")]
+    CallSettled(agent::CallSettled),
+    /// A call to a model did not take place.
+    #[serde(rename = "model.call_released")]
+    CallReleased(agent::CallReleased),
+    /// A call to a model was made, and its answer never came.
+    #[serde(rename = "model.call_lost")]
+    CallLost(agent::CallLost),
+    /// A tool is about to be called.
+    #[serde(rename = "tool.started")]
+    ToolStarted(agent::ToolStarted),
+    /// A call of a tool ended.
+    #[serde(rename = "tool.finished")]
+    ToolFinished(agent::ToolFinished),
+    /// A caller's program is about to be run.
+    #[serde(rename = "exec.started")]
+    ExecStarted(agent::ExecStarted),
+    /// The run of a caller's program ended.
+    #[serde(rename = "exec.finished")]
+    ExecFinished(agent::ExecFinished),
+    /// A sandbox is ready, and is paid for.
+    #[serde(rename = "compute.started")]
+    ComputeStarted(agent::ComputeStarted),
+    /// A piece of compute was used.
+    #[serde(rename = "compute.ticked")]
+    ComputeTicked(agent::ComputeTicked),
+    /// A sandbox is no longer ready.
+    #[serde(rename = "compute.stopped")]
+    ComputeStopped(agent::ComputeStopped),
 }
 
 /// An event as it is written: its type, and its data as the JSON text that is hashed.
@@ -63,7 +152,7 @@ impl Event {
     pub const FIRST_VERSION: i16 = 1;
 
     /// The type names of every event, in the order of the list.
-    pub const KINDS: [&'static str; 13] = [
+    pub const KINDS: [&'static str; 42] = [
         "organization.created",
         "key.created",
         "key.revoked",
@@ -77,6 +166,35 @@ impl Event {
         "definition.archived",
         "secret.set",
         "secret.deleted",
+        "agent.created",
+        "agent.provisioned",
+        "agent.failed",
+        "agent.pause_requested",
+        "agent.paused",
+        "agent.resumed",
+        "agent.suspended",
+        "agent.woken",
+        "agent.terminated",
+        "agent.released",
+        "agent.limit_reached",
+        "limit.refused",
+        "session.limit_overrun",
+        "task.created",
+        "task.claimed",
+        "task.completed",
+        "task.failed",
+        "task.cancelled",
+        "model.call_opened",
+        "model.call_settled",
+        "model.call_released",
+        "model.call_lost",
+        "tool.started",
+        "tool.finished",
+        "exec.started",
+        "exec.finished",
+        "compute.started",
+        "compute.ticked",
+        "compute.stopped",
     ];
 
     /// The newest format version of a type, which is what this program writes; `None` for a type it does not know.
@@ -107,7 +225,106 @@ impl Event {
             Self::DefinitionArchived(event) => vec![Subject::Definition(event.definition_id)],
             Self::SecretSet(event) => event.holder.subjects(),
             Self::SecretDeleted(event) => event.holder.subjects(),
+            Self::LimitRefused(event) => {
+                let agent = event.agent_id.map(Subject::Agent);
+                let session = [Subject::Session(event.session_id), Subject::User(event.user_id)];
+                session.into_iter().chain(agent).collect()
+            }
+            event => event.subjects_of_work(),
         }
+    }
+
+    /// The subjects of what an agent does: itself, its session, and its task where it is for one. What books money is
+    /// about the user and the organization too, whose accounts it moves.
+    fn subjects_of_work(&self) -> Vec<Subject> {
+        let Some(place) = self.place() else { return vec![] };
+        let mut subjects = vec![Subject::Agent(place.agent_id), Subject::Session(place.session_id)];
+        subjects.extend(self.task_id().map(Subject::Task));
+        if self.booked().is_some() {
+            subjects.extend([Subject::User(place.user_id), Subject::Organization(place.organization_id)]);
+        }
+        subjects
+    }
+
+    /// Whose work it is, where it is an agent's.
+    #[must_use]
+    pub const fn place(&self) -> Option<Place> {
+        Some(match self {
+            Self::AgentCreated(event) => event.place,
+            Self::AgentProvisioned(event) => event.place,
+            Self::AgentFailed(event) => event.place,
+            Self::AgentPauseRequested(event) => event.place,
+            Self::AgentPaused(event) => event.place,
+            Self::AgentResumed(event) => event.place,
+            Self::AgentSuspended(event) => event.place,
+            Self::AgentWoken(event) => event.place,
+            Self::AgentTerminated(event) => event.place,
+            Self::AgentReleased(event) => event.place,
+            Self::AgentLimitReached(event) => event.place,
+            Self::SessionLimitOverrun(event) => event.place,
+            Self::TaskCreated(event) => event.place,
+            Self::TaskClaimed(event) => event.place,
+            Self::TaskCompleted(event) => event.place,
+            Self::TaskFailed(event) => event.place,
+            Self::TaskCancelled(event) => event.place,
+            Self::CallOpened(event) => event.place,
+            Self::CallSettled(event) => event.place,
+            Self::CallReleased(event) => event.place,
+            Self::CallLost(event) => event.place,
+            Self::ToolStarted(event) => event.place,
+            Self::ToolFinished(event) => event.place,
+            Self::ExecStarted(event) => event.place,
+            Self::ExecFinished(event) => event.place,
+            Self::ComputeStarted(event) => event.place,
+            Self::ComputeTicked(event) => event.place,
+            Self::ComputeStopped(event) => event.place,
+            _ => return None,
+        })
+    }
+
+    /// For which task it is, where it is for one.
+    #[must_use]
+    pub const fn task_id(&self) -> Option<TaskId> {
+        Some(match self {
+            Self::TaskCreated(event) => event.task_id,
+            Self::TaskClaimed(event) => event.task_id,
+            Self::TaskCompleted(event) => event.task_id,
+            Self::TaskFailed(event) => event.task_id,
+            Self::TaskCancelled(event) => event.task_id,
+            Self::CallOpened(event) => event.task_id,
+            Self::CallSettled(event) => event.task_id,
+            Self::CallReleased(event) => event.task_id,
+            Self::CallLost(event) => event.task_id,
+            Self::ToolStarted(event) => event.task_id,
+            Self::ToolFinished(event) => event.task_id,
+            _ => return None,
+        })
+    }
+
+    /// What it books, where it moves money.
+    #[must_use]
+    pub fn booked(&self) -> Option<Booked<'_>> {
+        let booking = match self {
+            Self::AgentCreated(event) => &event.booking,
+            Self::AgentFailed(event) => &event.booking,
+            Self::AgentResumed(event) => &event.booking,
+            Self::AgentTerminated(event) => &event.booking,
+            Self::CallOpened(event) => &event.booking,
+            Self::CallSettled(event) => &event.booking,
+            Self::CallReleased(event) => &event.booking,
+            Self::CallLost(event) => &event.booking,
+            Self::ComputeTicked(event) => &event.booking,
+            Self::ComputeStopped(event) => &event.booking,
+            _ => return None,
+        };
+        let model = match self {
+            Self::CallOpened(event) => Some(event.model.as_str()),
+            Self::CallSettled(event) => Some(event.model.as_str()),
+            Self::CallReleased(event) => Some(event.model.as_str()),
+            Self::CallLost(event) => Some(event.model.as_str()),
+            _ => None,
+        };
+        Some(Booked { place: self.place()?, task_id: self.task_id(), model, booking })
     }
 
     /// Writes the event as its type and one line of JSON.

@@ -96,6 +96,18 @@ id!(
     DefinitionId, "adef"
 );
 id!(
+    /// One call to a model.
+    CallId, "call"
+);
+id!(
+    /// One call of a tool, by us; the model has an id of its own for it.
+    ToolCallId, "tool"
+);
+id!(
+    /// A program that a caller had run in an agent's sandbox.
+    ExecId, "exec"
+);
+id!(
     /// One request to the API, as it is named in answers, logs and event metadata.
     RequestId, "req"
 );
@@ -141,6 +153,10 @@ pub enum Subject {
     Session(SessionId),
     /// An agent definition.
     Definition(DefinitionId),
+    /// An agent.
+    Agent(AgentId),
+    /// A task of an agent.
+    Task(TaskId),
 }
 
 impl fmt::Display for Subject {
@@ -151,6 +167,8 @@ impl fmt::Display for Subject {
             Self::User(id) => id.fmt(formatter),
             Self::Session(id) => id.fmt(formatter),
             Self::Definition(id) => id.fmt(formatter),
+            Self::Agent(id) => id.fmt(formatter),
+            Self::Task(id) => id.fmt(formatter),
         }
     }
 }
@@ -165,6 +183,8 @@ impl FromStr for Subject {
             Some(UserId::PREFIX) => text.parse().map(Self::User),
             Some(SessionId::PREFIX) => text.parse().map(Self::Session),
             Some(DefinitionId::PREFIX) => text.parse().map(Self::Definition),
+            Some(AgentId::PREFIX) => text.parse().map(Self::Agent),
+            Some(TaskId::PREFIX) => text.parse().map(Self::Task),
             _ => Err(Malformed("a known prefix")),
         }
     }

@@ -5,11 +5,17 @@
 //! cannot fail. Nothing here reads a clock, draws a random number or waits: times and new ids come in commands
 //! and [`Facts`]. `ls` of this folder is the list of aggregates.
 
+/// What has been spent and is held: what limits are kept against.
+pub mod account;
+/// An agent, its tasks and its compute.
+pub mod agent;
 /// How an agent is set up: what a definition describes once, and what each agent may set for itself.
 pub mod agent_config;
 /// The bridge that runs these aggregates under cqrs-es: for its test framework, and as the benchmark's baseline.
 #[cfg(any(test, feature = "cqrs-es"))]
 pub mod bridge;
+/// Charges and reservations, in one form.
+pub mod charge;
 /// The closed list of commands, and which aggregate decides each.
 pub mod command;
 /// References from an event to the personal content that lies beside the log.
@@ -41,7 +47,7 @@ pub use command::{AggregateState, Command};
 pub use event::Event;
 pub use id::Subject;
 
-use id::UserId;
+use id::{OrganizationId, UserId};
 use time::Timestamp;
 
 /// Something that decides commands on the state its own events have left.
@@ -66,8 +72,20 @@ pub struct Facts {
     pub now: Timestamp,
     /// The id of the aggregate that decides, which a new aggregate's empty state cannot tell.
     pub subject: Subject,
+    /// The organization whose log it is.
+    pub organization_id: OrganizationId,
     /// The end user that the command is about, where it names one by the caller's own id.
     pub user: Option<UserId>,
+    /// Where the session stands that the agent who decides is of.
+    pub session: Option<session::Standing>,
+}
+
+impl Facts {
+    /// Facts of a decision that stands on nobody else.
+    #[must_use]
+    pub const fn new(now: Timestamp, subject: Subject, organization_id: OrganizationId) -> Self {
+        Self { now, subject, organization_id, user: None, session: None }
+    }
 }
 
 /// Why the rules say no. Not a failure: deciding worked, and the answer is no.

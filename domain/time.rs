@@ -43,6 +43,78 @@ impl Timestamp {
     }
 }
 
+/// A calendar day in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Day(time::Date);
+
+const DAY: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]");
+/// Milliseconds of a day, leap seconds not counted.
+pub const DAY_MS: i64 = 86_400_000;
+
+impl Timestamp {
+    /// The day that this moment lies in.
+    #[must_use]
+    pub fn day(self) -> Day {
+        let moment = OffsetDateTime::from_unix_timestamp(self.0.div_euclid(1_000));
+        Day(moment.map_or(time::Date::MIN, OffsetDateTime::date))
+    }
+}
+
+impl Day {
+    /// Its first moment.
+    #[must_use]
+    pub fn start(self) -> Timestamp {
+        Timestamp::from_millis(self.0.midnight().assume_utc().unix_timestamp() * 1_000)
+    }
+
+    /// The day after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.next_day().unwrap_or(self.0))
+    }
+
+    /// The first day of its month.
+    #[must_use]
+    pub fn month_start(self) -> Self {
+        Self(self.0.replace_day(1).unwrap_or(self.0))
+    }
+
+    /// The first day of the month after its own.
+    #[must_use]
+    pub fn next_month(self) -> Self {
+        let (year, month) = (self.0.year(), self.0.month());
+        let year = if month == time::Month::December { year + 1 } else { year };
+        Self(time::Date::from_calendar_date(year, month.next(), 1).unwrap_or(self.0))
+    }
+
+    /// Reads a date such as `2025-05-01`.
+    ///
+    /// # Errors
+    /// [`NotATime`] when the text is not a date.
+    pub fn parse(text: &str) -> Result<Self, NotATime> {
+        time::Date::parse(text, DAY).map(Self).map_err(|_| NotATime)
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0.format(DAY).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl Serialize for Day {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Day {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 /// A text that is not a time of the years 1970 to 9999 in RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected an RFC 3339 time such as 2025-05-01T00:00:00.000Z")]
@@ -80,6 +152,16 @@ mod tests {
         assert_eq!(Timestamp::parse("2025-05-01T02:00:00.0009+02:00"), Ok(Timestamp(1_746_057_600_000)));
         assert_eq!(Timestamp::parse("2025-05-01"), Err(NotATime));
         assert_eq!(Timestamp::parse("1969-12-31T23:59:59Z"), Err(NotATime));
+    }
+
+    #[test]
+    fn days_and_months_follow_each_other() {
+        let day = |text: &str| Day::parse(text).unwrap();
+        assert_eq!(Timestamp::from_millis(1_746_057_599_999).day(), day("2025-04-30"));
+        assert_eq!(Timestamp::from_millis(1_746_057_600_000).day(), day("2025-05-01"));
+        assert_eq!(day("2024-02-28").next(), day("2024-02-29"));
+        assert_eq!(day("2025-12-31").month_start().next_month(), day("2026-01-01"));
+        assert_eq!(day("2025-05-17").start().to_string(), "2025-05-17T00:00:00.000Z");
     }
 
     proptest! {

@@ -9,12 +9,17 @@ pub mod change;
 /// The values and tables that projections are made of.
 pub mod table;
 
+mod agents;
 mod definitions;
+mod execs;
 mod keys;
 mod organization;
 mod secrets;
 mod session_usage;
 mod sessions;
+mod tasks;
+/// What has to happen next.
+pub mod work;
 
 use theazo_domain::Event;
 use theazo_domain::time::Timestamp;
@@ -46,7 +51,7 @@ pub trait Projection: Sync {
 }
 
 /// Every projection, in the order in which they are shown.
-pub const ALL: [&dyn Projection; 7] = [
+pub const ALL: [&dyn Projection; 11] = [
     &organization::Organization,
     &keys::Keys,
     &sessions::Sessions,
@@ -54,13 +59,17 @@ pub const ALL: [&dyn Projection; 7] = [
     &definitions::Definitions,
     &definitions::DefinitionVersions,
     &secrets::Secrets,
+    &agents::Agents,
+    &tasks::Tasks,
+    &execs::Execs,
+    &work::Work,
 ];
 
 /// Goes up by one whenever [`ALL`] gains or loses a projection or one of them changes its version.
 ///
 /// A server that meets a higher epoch in a log than its own would leave newer read models behind, so it appends
 /// no more; one that meets a lower epoch rebuilds first.
-pub const EPOCH: i32 = 2;
+pub const EPOCH: i32 = 3;
 
 /// The projection of this name.
 #[must_use]

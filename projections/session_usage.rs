@@ -1,7 +1,9 @@
 //! What each session has used: the sums that its limits are held against.
 
 use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
 use theazo_domain::Event;
+use theazo_domain::charge::{Booking, Unit};
 
 use crate::table::text;
 use crate::{Changes, Column, Happened, Projection, Table, Value};
@@ -39,6 +41,41 @@ impl Projection for SessionUsage {
             let count = || Value::Integer(0);
             let values = vec![money(), money(), money(), count(), count(), count(), count()];
             changes.put(&TABLE, vec![text(created.session_id)], values);
+            return;
+        }
+        let Some(place) = happened.event.place() else { return };
+        let mut sums: Vec<(&'static str, Value)> = vec![];
+        match happened.event {
+            Event::AgentCreated(_) => {
+                sums.extend([("active_agents", Value::Integer(1)), ("agents_created", Value::Integer(1))]);
+            }
+            Event::AgentTerminated(_) | Event::AgentFailed(_) => {
+                sums.push(("active_agents", Value::Integer(-1)))
+            }
+            // A call that was lost was made all the same.
+            Event::CallSettled(_) | Event::CallLost(_) => sums.push(("model_calls", Value::Integer(1))),
+            _ => {}
+        }
+        if let Some(booked) = happened.event.booked() {
+            sums.extend(money(booked.booking));
+        }
+        if !sums.is_empty() {
+            changes.add(&TABLE, vec![text(place.session_id)], sums);
         }
     }
+}
+
+/// What a booking adds to the sums, without those that it leaves alone.
+fn money(booking: &Booking) -> Vec<(&'static str, Value)> {
+    let reserved = booking.reserved - booking.released;
+    let amounts =
+        [("cost", booking.cost()), ("reserved", reserved), ("unconfirmed", booking.unconfirmed_cost())];
+    let of_compute = booking.charges.iter().filter(|charge| charge.unit == Unit::Millisecond);
+    let compute_ms: i64 = of_compute.filter_map(|charge| charge.quantity.to_i64()).sum();
+    let moved = amounts.into_iter().filter(|(_, amount)| !amount.is_zero());
+    let mut sums: Vec<_> = moved.map(|(column, amount)| (column, Value::Decimal(amount))).collect();
+    if compute_ms != 0 {
+        sums.push(("compute_ms", Value::Integer(compute_ms)));
+    }
+    sums
 }

@@ -169,6 +169,10 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "definitions@1",
         "definition_versions@1",
         "secrets@1",
+        "agents@1",
+        "tasks@1",
+        "execs@1",
+        "work@1",
     ];
-    assert_eq!((EPOCH, set), (2, expected.map(str::to_owned).to_vec()));
+    assert_eq!((EPOCH, set), (3, expected.map(str::to_owned).to_vec()));
 }

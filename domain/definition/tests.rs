@@ -20,7 +20,11 @@ fn subject() -> Subject {
 }
 
 fn facts() -> Facts {
-    Facts { now: Timestamp::from_millis(1_746_057_600_000), subject: subject(), user: None }
+    Facts::new(
+        Timestamp::from_millis(1_746_057_600_000),
+        subject(),
+        crate::id::OrganizationId::from_ulid(Ulid::from_parts(1, 7)),
+    )
 }
 
 fn content(number: u128) -> ContentRef {

@@ -3,6 +3,7 @@ use ulid::Ulid;
 
 use super::*;
 use crate::bridge::Bridged;
+use crate::id::OrganizationId;
 use crate::time::Timestamp;
 use crate::{Facts, Refusal, Subject};
 
@@ -11,7 +12,13 @@ fn key_id() -> KeyId {
 }
 
 fn facts() -> Facts {
-    Facts { now: Timestamp::from_millis(0), subject: Subject::Key(key_id()), user: None }
+    Facts {
+        now: Timestamp::from_millis(0),
+        subject: Subject::Key(key_id()),
+        organization_id: OrganizationId::from_ulid(Ulid::from_parts(1, 7)),
+        user: None,
+        session: None,
+    }
 }
 
 fn create() -> Command {

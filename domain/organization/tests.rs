@@ -11,7 +11,13 @@ fn id() -> OrganizationId {
 }
 
 fn facts() -> Facts {
-    Facts { now: Timestamp::from_millis(0), subject: Subject::Organization(id()), user: None }
+    Facts {
+        now: Timestamp::from_millis(0),
+        subject: Subject::Organization(id()),
+        organization_id: OrganizationId::from_ulid(Ulid::from_parts(1, 7)),
+        user: None,
+        session: None,
+    }
 }
 
 fn create() -> Command {

@@ -1,9 +1,10 @@
 //! What may happen to a session.
 
 use super::{Changed, Created, Existing, Limits, LimitsChanged, LimitsPatch, State, Status};
+use crate::agent::NewAgent;
 use crate::command::Person;
 use crate::content::ContentRef;
-use crate::id::SessionId;
+use crate::id::{AgentId, SessionId};
 use crate::{Aggregate, Event, Facts, Refusal, Subject, secret};
 
 /// What a session can be asked to do.
@@ -21,6 +22,10 @@ pub enum Command {
     ChangeLimits(LimitsPatch),
     /// Do something to its secrets. When it has ended they can only be deleted.
     Secret(secret::Command),
+    /// Make an agent in it.
+    AddAgent(Box<NewAgent>),
+    /// Measure the compute that one of its agents has used.
+    TickCompute(AgentId),
 }
 
 /// What a new session begins with.
@@ -49,7 +54,7 @@ impl Aggregate for State {
             }
             (Some(_), Command::Create(_)) => Err(Refusal::Existing(facts.subject)),
             (None, _) => Err(Refusal::NotFound(facts.subject)),
-            (Some(session), command) => session.decide(command, session_id),
+            (Some(session), command) => session.decide(command, session_id, facts),
         }
     }
 
@@ -59,21 +64,28 @@ impl Aggregate for State {
 }
 
 impl Existing {
-    fn decide(&self, command: &Command, session_id: SessionId) -> Result<Vec<Event>, Refusal> {
+    fn decide(&self, command: &Command, session_id: SessionId, facts: &Facts) -> Result<Vec<Event>, Refusal> {
         let changed = Changed { session_id, user_id: self.user_id };
-        match (self.status, command) {
-            (Status::Active, Command::Pause) => Ok(vec![Event::SessionPaused(changed)]),
+        let now = facts.now;
+        match (self.standing.status, command) {
+            (_, Command::TickCompute(agent_id)) => self.tick(session_id, *agent_id, now),
+            (_, Command::AddAgent(agent)) => self.add_agent(session_id, agent, facts),
+            (Status::Active, Command::Pause) => {
+                Ok([vec![Event::SessionPaused(changed)], self.pause_agents(now)].concat())
+            }
             (Status::Paused, Command::Pause) | (Status::Terminated, Command::Terminate) => Ok(vec![]),
-            (Status::Paused, Command::Resume) => Ok(vec![Event::SessionResumed(changed)]),
+            (Status::Paused, Command::Resume) => {
+                Ok([vec![Event::SessionResumed(changed)], self.resume_agents(now)].concat())
+            }
             (Status::Active, Command::Resume) => Err(Refusal::Conflict(format!(
                 "{session_id} is active; only a paused session can be resumed"
             ))),
             (Status::Active | Status::Paused, Command::Terminate) => {
-                Ok(vec![Event::SessionTerminated(changed)])
+                Ok([self.terminate_agents(now), vec![Event::SessionTerminated(changed)]].concat())
             }
             (Status::Active | Status::Paused, Command::ChangeLimits(patch)) => {
-                let limits = self.limits.patched(patch);
-                if limits == self.limits {
+                let limits = self.standing.limits.patched(patch);
+                if limits == self.standing.limits {
                     return Ok(vec![]);
                 }
                 let user_id = self.user_id;

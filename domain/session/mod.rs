@@ -1,18 +1,27 @@
-//! One user's isolated session: its status and its limits.
+//! One user's isolated session: its status, its limits, and the agents that live in it.
 
+mod agents;
 mod decide;
 mod limits;
+mod standing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
+use rust_decimal::prelude::ToPrimitive;
 use serde::{Deserialize, Serialize};
 
 pub use decide::{Command, Opening};
 pub use limits::{CostLimit, CostPeriod, Limits, LimitsPatch};
+pub use standing::{LimitOverrun, LimitRefused, Standing};
 
 use crate::Event;
+use crate::account::Account;
+use crate::agent::Life;
+use crate::charge::{Booking, Unit};
 use crate::content::ContentRef;
-use crate::id::{SessionId, UserId};
+use crate::id::{AgentId, SessionId, UserId};
 use crate::secret::Shelf;
 
 /// Where a session stands.
@@ -85,36 +94,66 @@ pub struct State(Option<Existing>);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Existing {
     user_id: UserId,
-    status: Status,
-    limits: Limits,
     #[serde(default, skip_serializing_if = "Shelf::is_empty")]
     secrets: Shelf,
+    standing: Standing,
+    /// Those that have neither been terminated nor failed.
+    agents: BTreeMap<AgentId, Life>,
 }
 
 impl State {
     /// Where the session stands; `None` before it was created.
     #[must_use]
-    pub fn status(&self) -> Option<Status> {
-        self.0.as_ref().map(|session| session.status)
+    pub fn standing(&self) -> Option<&Standing> {
+        self.0.as_ref().map(|session| &session.standing)
     }
 
     fn fold(&mut self, event: &Event) {
         if let Event::SessionCreated(created) = event {
-            self.0 = Some(Existing {
-                user_id: created.user_id,
-                status: Status::Active,
-                limits: created.limits.clone(),
-                secrets: Shelf::default(),
-            });
+            let limits = created.limits.clone();
+            let account = Account::default();
+            let standing =
+                Standing { status: Status::Active, limits, account, compute_ms: 0, compute_held_ms: 0 };
+            let (user_id, agents, secrets) = (created.user_id, BTreeMap::new(), Shelf::default());
+            self.0 = Some(Existing { user_id, secrets, standing, agents });
             return;
         }
         let Some(session) = &mut self.0 else { return };
         match event {
-            Event::SessionPaused(_) => session.status = Status::Paused,
-            Event::SessionResumed(_) => session.status = Status::Active,
-            Event::SessionTerminated(_) => session.status = Status::Terminated,
-            Event::SessionLimitsChanged(changed) => session.limits = changed.limits.clone(),
-            event => session.secrets.evolve(event),
+            Event::SessionPaused(_) => session.standing.status = Status::Paused,
+            Event::SessionResumed(_) => session.standing.status = Status::Active,
+            Event::SessionTerminated(_) => session.standing.status = Status::Terminated,
+            Event::SessionLimitsChanged(changed) => session.standing.limits = changed.limits.clone(),
+            event => {
+                session.secrets.evolve(event);
+                session.fold_agents(event);
+            }
         }
     }
+}
+
+impl Existing {
+    fn fold_agents(&mut self, event: &Event) {
+        if let Some(booked) = event.booked() {
+            self.standing.account.book(booked.booking);
+            self.standing.compute_ms += compute_ms(booked.booking);
+        }
+        let Some(place) = event.place() else { return };
+        if let Event::AgentCreated(created) = event {
+            self.agents.insert(place.agent_id, Life::begin(created));
+        } else if let Some(life) = self.agents.get_mut(&place.agent_id) {
+            life.fold(event);
+            if life.ending.is_some() {
+                self.agents.remove(&place.agent_id);
+            }
+        }
+        let held = |life: &Life| life.held_ms + life.lease.as_ref().map_or(0, |lease| lease.slice_ms);
+        self.standing.compute_held_ms = self.agents.values().map(held).sum();
+    }
+}
+
+/// Milliseconds of compute that are charged.
+fn compute_ms(booking: &Booking) -> i64 {
+    let of_compute = booking.charges.iter().filter(|charge| charge.unit == Unit::Millisecond);
+    of_compute.filter_map(|charge| charge.quantity.to_i64()).sum()
 }

@@ -5,7 +5,7 @@ use ulid::Ulid;
 use super::*;
 use crate::bridge::Bridged;
 use crate::command::Person;
-use crate::id::UserId;
+use crate::id::{OrganizationId, UserId};
 use crate::session::{Changed, Created, Limits, Opening};
 use crate::time::Timestamp;
 use crate::{Aggregate, Event, Facts, Refusal, Subject};
@@ -23,6 +23,8 @@ fn facts() -> Facts {
         now: Timestamp::from_millis(1_746_057_600_000),
         subject: Subject::User(user_id()),
         user: Some(user_id()),
+        organization_id: OrganizationId::from_ulid(Ulid::from_parts(1, 7)),
+        session: None,
     }
 }
 

@@ -10,7 +10,8 @@ const LOCK: &str = "select pg_advisory_lock(7432816001)";
 
 /// Every function that looks over the wall between tenants, before a tenant is known. They return a tenant and an
 /// id; a test holds this list against the database.
-pub const DEFINER_FUNCTIONS: [&str; 2] = ["find_key", "find_tenants"];
+pub const DEFINER_FUNCTIONS: [&str; 6] =
+    ["claim_work", "find_key", "find_tenants", "release_lease", "release_leases", "renew_leases"];
 
 fn migrations() -> Result<Vec<Migration>, refinery::Error> {
     [
@@ -20,6 +21,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V4__sealed", include_str!("../../migrations/0004_sealed.sql")),
         ("V5__secrets", include_str!("../../migrations/0005_secrets.sql")),
         ("V6__definitions", include_str!("../../migrations/0006_definitions.sql")),
+        ("V8__agents", include_str!("../../migrations/0008_agents.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

@@ -160,22 +160,41 @@ pub(crate) async fn begin(
         let id = row.get::<_, &str>(1).parse().map_err(|_| Error::Row("end_users.user_id".to_owned()))?;
         found_people.insert(row.get(0), id);
     }
-    let snapshot = |row: &Row| Snapshot { subject: row.get(0), position: row.get(1), state: row.get(2) };
     let snapshots = next(loads).iter().map(snapshot).collect();
-    let events = next(loads)
-        .iter()
-        .map(|row| LoadedEvent {
-            subject: row.get(0),
-            kind: row.get(1),
-            version: row.get(2),
-            data: row.get(3),
-        })
-        .collect();
+    let events = next(loads).iter().map(loaded_event).collect();
     let kept = next(!wanted.keys.is_empty())
         .iter()
         .map(|row| (row.get(0), Kept { fingerprint: row.get(1), answer: row.get(2) }))
         .collect();
     Ok(Found { head, people: found_people, snapshots, events, kept })
+}
+
+/// Reads more aggregates under the lock that [`begin`] took: those that turned out to be needed besides.
+pub(crate) async fn load(
+    client: &Client,
+    tenant: TenantId,
+    subjects: &Vec<String>,
+    format: i32,
+) -> Result<(Vec<Snapshot>, Vec<LoadedEvent>), Error> {
+    let nobody: Vec<String> = vec![];
+    let snapshots = client.prepare_cached(FIND_SNAPSHOTS).await?;
+    let events = client.prepare_cached(FIND_EVENTS).await?;
+    let (nobody, format) = (&nobody, &format);
+    let mut pipeline = Pipeline::default();
+    pipeline.send(async { client.query(&snapshots, &[&tenant, subjects, nobody, format]).await }).await;
+    pipeline.send(async { client.query(&events, &[&tenant, subjects, nobody, format]).await }).await;
+    let mut answers = pipeline.finish().await?.into_iter();
+    let snapshots = answers.next().unwrap_or_default().iter().map(snapshot).collect();
+    let events = answers.next().unwrap_or_default().iter().map(loaded_event).collect();
+    Ok((snapshots, events))
+}
+
+fn snapshot(row: &Row) -> Snapshot {
+    Snapshot { subject: row.get(0), position: row.get(1), state: row.get(2) }
+}
+
+fn loaded_event(row: &Row) -> LoadedEvent {
+    LoadedEvent { subject: row.get(0), kind: row.get(1), version: row.get(2), data: row.get(3) }
 }
 
 /// Reads events inside the transaction, oldest first: what other servers have appended.

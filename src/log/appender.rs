@@ -213,6 +213,11 @@ impl Appender {
             self.cache.meet(external_id, user_id);
         }
         self.cache.load(self.parts.codec, snapshots, &events).map_err(|error| self.unreadable(&error))?;
+        let besides = decide::wanted_besides(batch, &mut self.cache);
+        if !besides.is_empty() {
+            let (snapshots, events) = append::load(client, self.tenant.id, &besides, SNAPSHOT_FORMAT).await?;
+            self.cache.load(self.parts.codec, snapshots, &events).map_err(|error| self.unreadable(&error))?;
+        }
         let now = self.parts.clock.now();
         let decider =
             Decider::new(&self.tenant, &self.parts.keys.answers, &mut self.cache, (head, kept), now);

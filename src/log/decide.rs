@@ -65,6 +65,23 @@ pub(super) fn wanted(batch: &[Pending], cache: &mut Cache) -> Wanted {
     wanted
 }
 
+/// What must be read besides, now that the targets are in memory: the states that their decisions stand on too.
+pub(super) fn wanted_besides(batch: &[Pending], cache: &mut Cache) -> Vec<String> {
+    let mut wanted = vec![];
+    for pending in batch {
+        let command = &pending.submission.command;
+        let Some(target) = command.target().filter(|_| command.may_have_witness()) else { continue };
+        if let Some(witness) = command.witness(cache.state(target))
+            && !cache.knows(witness)
+        {
+            wanted.push(witness.to_string());
+        }
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted
+}
+
 /// Decides a batch on what was read.
 pub(super) struct Decider<'a> {
     pub(super) tenant: &'a Tenant,
@@ -133,7 +150,13 @@ impl<'a> Decider<'a> {
         });
         let subject =
             command.target().or(user.map(Subject::User)).expect("a command has a target or a person");
-        let facts = Facts { now: self.now, subject, user };
+        let session =
+            command.witness(self.cache.state(subject)).and_then(|witness| match self.cache.state(witness) {
+                AggregateState::Session(session) => session.standing().cloned(),
+                _ => None,
+            });
+        let organization_id = self.tenant.organization_id;
+        let facts = Facts { now: self.now, subject, organization_id, user, session };
         let decided = self.cache.state(subject).decide(command, &facts)?;
         let metadata = metadata(submission, once);
         let events: Vec<_> = decided.into_iter().map(|event| self.record(event, &metadata)).collect();
@@ -168,9 +191,12 @@ impl<'a> Decider<'a> {
 
     /// Notes what lies beside the log for a command that made something happen.
     fn write_beside(&mut self, submission: &Submission, first: &Recorded) {
-        let about = first.event.subjects().into_iter().find_map(|subject| match subject {
-            Subject::User(user) => Some(user),
-            _ => None,
+        let of_work = first.event.place().map(|place| place.user_id);
+        let about = of_work.or_else(|| {
+            first.event.subjects().into_iter().find_map(|subject| match subject {
+                Subject::User(user) => Some(user),
+                _ => None,
+            })
         });
         let position = first.stored.position;
         self.writes

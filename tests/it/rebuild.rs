@@ -2,13 +2,22 @@
 
 use std::sync::Arc;
 
+use rust_decimal::Decimal;
 use theazo::log::rebuild::{self, Report};
 use theazo::log::{Failure, Log, Tenant};
+use theazo::random;
+use theazo_domain::agent;
+use theazo_domain::agent_config::{AgentConfig, ProviderName};
+use theazo_domain::charge::{Price, Rate};
+use theazo_domain::content::ContentRef;
+use theazo_domain::id::{AgentId, ContentId, ExecId, SessionId, TaskId};
 use theazo_domain::session::Command;
 use theazo_projections::ALL;
 use tokio::task::JoinSet;
 
-use crate::support::logs::{World, ask, create, create_with, definition_of_two_versions, new_session_id};
+use crate::support::logs::{
+    World, ask, create, create_with, definition_of_two_versions, new_session_id, now, submission,
+};
 use crate::support::wait;
 
 async fn live_through(log: &Arc<Log>, tenant: Tenant, sessions: usize) {
@@ -19,6 +28,9 @@ async fn live_through(log: &Arc<Log>, tenant: Tenant, sessions: usize) {
             let session = new_session_id();
             let user = format!("user_{}", number % 7);
             log.execute(tenant, create_with(session, &user, "{\"a\":1}")).await.unwrap().unwrap();
+            if number % 4 < 3 && number % 5 == 0 {
+                live_as_an_agent(&log, tenant, session, number).await;
+            }
             for command in [Command::Pause, Command::Resume, Command::Terminate].into_iter().take(number % 4)
             {
                 log.execute(tenant, ask(session, command)).await.unwrap().unwrap();
@@ -31,6 +43,39 @@ async fn live_through(log: &Arc<Log>, tenant: Tenant, sessions: usize) {
         });
     }
     commands.join_all().await;
+}
+
+/// An agent of the session, with a task and a caller's program under way.
+async fn live_as_an_agent(log: &Arc<Log>, tenant: Tenant, session: SessionId, number: usize) {
+    let agent_id = AgentId::from_ulid(random::ulid(now()));
+    let rate = Rate { price: Some(Price { amount: Decimal::new(5, 3), per: 60_000 }), rate_card: "1".into() };
+    let new = agent::NewAgent {
+        agent_id,
+        definition: None,
+        config: AgentConfig::default(),
+        provider: ProviderName::Local,
+        browser: number.is_multiple_of(2),
+        timeout_s: 300,
+        compute: rate,
+    };
+    let task_id = TaskId::from_ulid(random::ulid(now()));
+    let exec_id = ExecId::from_ulid(random::ulid(now()));
+    let reference = || {
+        let content_id = ContentId::from_ulid(random::ulid(now()));
+        ContentRef { content_id, sha256: "00".repeat(32) }
+    };
+    log.execute(tenant, ask(session, Command::AddAgent(Box::new(new)))).await.unwrap().unwrap();
+    for command in [
+        agent::Command::Provisioned { sandbox: "here".into() },
+        agent::Command::Run { task_id, task: reference(), unpriced: false },
+        agent::Command::Claim { task_id },
+        agent::Command::StartExec { exec_id, language: "bash".into(), code: reference() },
+    ] {
+        log.execute(tenant, submission(theazo_domain::Command::Agent(agent_id, command)))
+            .await
+            .unwrap()
+            .unwrap();
+    }
 }
 
 fn assert_clean(report: &Report) {

@@ -33,7 +33,7 @@ async fn every_table_of_a_tenant_is_walled_and_begins_its_keys_with_the_tenant()
         let (name, walled): (String, bool) = (row.get(0), row.get(1));
         assert!(walled, "{name} has no forced row-level security");
     }
-    // An index that finds the tenant of a credential is the one exception.
+    // Indexes that find the tenant of a credential, of work that is due or of a server's leases are the exceptions.
     let strays = superuser
         .query(
             "select i.indexrelid::regclass::text from pg_index i
@@ -47,7 +47,8 @@ async fn every_table_of_a_tenant_is_walled_and_begins_its_keys_with_the_tenant()
         .await
         .unwrap();
     let strays: Vec<String> = strays.iter().map(|row| row.get(0)).collect();
-    assert_eq!(strays, ["api_keys_by_digest", "tenants_organization_id_mode_key"]);
+    let expected = ["api_keys_by_digest", "leases_by_worker", "tenants_organization_id_mode_key", "work_due"];
+    assert_eq!(strays, expected);
 }
 
 #[tokio::test]
@@ -133,7 +134,14 @@ async fn only_the_listed_functions_look_over_the_wall_and_they_tell_no_more_than
     let results: Vec<String> = rows.iter().map(|row| row.get(1)).collect();
     assert_eq!(
         results,
-        ["TABLE(tenant_id bigint, key_id text)", "TABLE(tenant_id bigint, organization_id text, mode text)"]
+        [
+            "TABLE(tenant_id bigint, kind text, subject text)",
+            "TABLE(tenant_id bigint, key_id text)",
+            "TABLE(tenant_id bigint, organization_id text, mode text)",
+            "void",
+            "void",
+            "integer",
+        ]
     );
     for row in &rows {
         let owner: (String, bool, bool) = (row.get(2), row.get(3), row.get(4));

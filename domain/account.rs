@@ -1,0 +1,233 @@
+//! What has been spent and is held, of one session, user or organization: what limits are kept against.
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use crate::charge::{Booking, Charge};
+use crate::session::{CostLimit, CostPeriod};
+use crate::time::{Day, Timestamp};
+
+/// A running account. It remembers the sums of the newest day and month only: limits ask for no others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Account {
+    /// Settled and unconfirmed charges since it began.
+    #[serde(default)]
+    total: Decimal,
+    #[serde(default)]
+    day: Option<(Day, Decimal)>,
+    /// By the first day of the month.
+    #[serde(default)]
+    month: Option<(Day, Decimal)>,
+    /// The worst case of the work that is under way.
+    #[serde(default)]
+    reserved: Decimal,
+}
+
+/// Why something does not fit a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Excess {
+    /// The limit, by its name on the wire.
+    pub limit: LimitName,
+    /// The period that it counts over, for a limit of cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period: Option<CostPeriod>,
+    /// The limit: units of the currency, minutes or agents.
+    #[serde(with = "rust_decimal::serde::str")]
+    pub allowed: Decimal,
+    /// What counts as spent.
+    #[serde(with = "rust_decimal::serde::str")]
+    pub spent: Decimal,
+    /// What is held for work under way.
+    #[serde(with = "rust_decimal::serde::str")]
+    pub reserved: Decimal,
+    /// What was asked for.
+    #[serde(with = "rust_decimal::serde::str")]
+    pub requested: Decimal,
+    /// When the period ends; none where it never does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resets_at: Option<Timestamp>,
+}
+
+/// The limits that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LimitName {
+    /// What a session may cost.
+    MaxCost,
+    /// How many agents a session may have at a time.
+    MaxAgents,
+    /// How many minutes of compute a session may use.
+    MaxComputeMinutes,
+    /// What all sessions of an end user may cost.
+    UserBudget,
+    /// What the whole organization may cost.
+    OrganizationBudget,
+}
+
+impl LimitName {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxCost => "maxCost",
+            Self::MaxAgents => "maxAgents",
+            Self::MaxComputeMinutes => "maxComputeMinutes",
+            Self::UserBudget => "userBudget",
+            Self::OrganizationBudget => "organizationBudget",
+        }
+    }
+}
+
+impl Account {
+    /// Takes in what an event books.
+    pub fn book(&mut self, booking: &Booking) {
+        self.reserved += booking.reserved - booking.released;
+        for charge in booking.charges.iter().chain(&booking.unconfirmed) {
+            self.count(charge);
+        }
+    }
+
+    fn count(&mut self, charge: &Charge) {
+        self.total += charge.cost;
+        let day = charge.at.day();
+        count_in(&mut self.day, day, charge.cost);
+        count_in(&mut self.month, day.month_start(), charge.cost);
+    }
+
+    /// What counts as spent in the period that `now` lies in: settled and unconfirmed.
+    #[must_use]
+    pub fn spent(&self, period: CostPeriod, now: Timestamp) -> Decimal {
+        let today = now.day();
+        let of = |kept: Option<(Day, Decimal)>, wanted: Day| match kept {
+            Some((day, sum)) if day == wanted => sum,
+            _ => Decimal::ZERO,
+        };
+        match period {
+            CostPeriod::Session => self.total,
+            CostPeriod::Day => of(self.day, today),
+            CostPeriod::Month => of(self.month, today.month_start()),
+        }
+    }
+
+    /// The worst case of the work that is under way.
+    #[must_use]
+    pub const fn reserved(&self) -> Decimal {
+        self.reserved
+    }
+
+    /// Why `requested` more does not fit; nothing where it does.
+    ///
+    /// An amount of nothing fits as long as the limit itself is not used up.
+    #[must_use]
+    pub fn excess(
+        &self,
+        (name, limit): (LimitName, &CostLimit),
+        requested: Decimal,
+        now: Timestamp,
+    ) -> Option<Excess> {
+        let allowed = Decimal::new(limit.amount, 2);
+        let spent = self.spent(limit.period, now);
+        let taken = spent + self.reserved;
+        if taken + requested <= allowed && (taken < allowed || !requested.is_zero()) {
+            return None;
+        }
+        Some(Excess {
+            limit: name,
+            period: Some(limit.period),
+            allowed,
+            spent,
+            reserved: self.reserved,
+            requested,
+            resets_at: resets_at(limit.period, now),
+        })
+    }
+}
+
+/// When the period that `now` lies in ends.
+#[must_use]
+pub fn resets_at(period: CostPeriod, now: Timestamp) -> Option<Timestamp> {
+    match period {
+        CostPeriod::Session => None,
+        CostPeriod::Day => Some(now.day().next().start()),
+        CostPeriod::Month => Some(now.day().month_start().next_month().start()),
+    }
+}
+
+/// Adds to the sum of a period. A later period begins a sum of its own; what counts in one that has passed can no
+/// longer matter to a limit.
+fn count_in(kept: &mut Option<(Day, Decimal)>, period: Day, cost: Decimal) {
+    match kept {
+        Some((day, sum)) if *day == period => *sum += cost,
+        Some((day, _)) if *day > period => {}
+        _ => *kept = Some((period, cost)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::charge::{Category, Price, Rate, Unit};
+    use crate::money::Currency;
+
+    const NOON: i64 = 1_746_100_800_000; // 2025-05-01T12:00:00Z
+    const DAY_MS: i64 = 86_400_000;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn charge(millis: i64, cents: i64) -> Booking {
+        let rate =
+            Rate { price: Some(Price { amount: Decimal::new(cents, 2), per: 1 }), rate_card: "1".into() };
+        let charge = Charge::new(at(millis), Category::Compute, (Decimal::ONE, Unit::Millisecond), &rate);
+        Booking { charges: vec![charge], ..Booking::default() }
+    }
+
+    fn limit(cents: i64, period: CostPeriod) -> CostLimit {
+        CostLimit { amount: cents, currency: Currency::Usd, period }
+    }
+
+    #[test]
+    fn each_period_has_its_own_sum_and_ends_at_midnight_utc() {
+        let mut account = Account::default();
+        account.book(&charge(NOON, 5));
+        account.book(&charge(NOON + DAY_MS, 7));
+        let tomorrow = at(NOON + DAY_MS);
+        assert_eq!(account.spent(CostPeriod::Session, tomorrow), Decimal::new(12, 2));
+        assert_eq!(account.spent(CostPeriod::Month, tomorrow), Decimal::new(12, 2));
+        assert_eq!(account.spent(CostPeriod::Day, tomorrow), Decimal::new(7, 2));
+        assert_eq!(account.spent(CostPeriod::Day, at(NOON + 2 * DAY_MS)), Decimal::ZERO);
+        assert_eq!(account.spent(CostPeriod::Month, at(NOON + 31 * DAY_MS)), Decimal::ZERO);
+    }
+
+    #[test]
+    fn what_is_spent_and_held_and_asked_for_must_fit_together() {
+        let mut account = Account::default();
+        account.book(&charge(NOON, 5));
+        account.book(&Booking::reserving(Decimal::new(3, 2)));
+        let now = at(NOON);
+        let fits = |account: &Account, cents| {
+            let limit = limit(10, CostPeriod::Day);
+            account.excess((LimitName::MaxCost, &limit), Decimal::new(cents, 2), now).is_none()
+        };
+        assert!(fits(&account, 2) && !fits(&account, 3));
+        account.book(&Booking::releasing(Decimal::new(3, 2)));
+        assert!(fits(&account, 5) && fits(&account, 0));
+        account.book(&charge(NOON, 5));
+        assert!(!fits(&account, 0), "a limit that is used up admits nothing, not even what costs nothing");
+    }
+
+    #[test]
+    fn an_excess_tells_when_the_period_ends() {
+        let account = Account::default();
+        let excess = |period| {
+            let limit = limit(0, period);
+            account.excess((LimitName::MaxCost, &limit), Decimal::ONE, at(NOON)).unwrap().resets_at
+        };
+        assert_eq!(excess(CostPeriod::Session), None);
+        assert_eq!(excess(CostPeriod::Day).unwrap().to_string(), "2025-05-02T00:00:00.000Z");
+        assert_eq!(excess(CostPeriod::Month).unwrap().to_string(), "2025-06-01T00:00:00.000Z");
+    }
+}

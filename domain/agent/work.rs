@@ -1,0 +1,336 @@
+//! The work of an agent's task: calls to models and of tools, each told before and after.
+
+use rust_decimal::Decimal;
+
+use super::{
+    CallLost, CallOpened, CallReleased, CallSettled, Command, Existing, ModelRates, OpenCall, Pause, Stop,
+    Task, TaskClaimed, TaskEnded, Tokens, ToolFinished, ToolStarted,
+};
+use crate::charge::{Booking, Category, Charge, Price, Rate, Unit};
+use crate::content::ContentRef;
+use crate::id::{CallId, TaskId};
+use crate::session::LimitOverrun;
+use crate::time::Timestamp;
+use crate::{Event, Facts, Refusal, Subject};
+
+/// A call to a model that is to be made.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Which claim asks.
+    pub epoch: u64,
+    /// The call.
+    pub call_id: CallId,
+    /// The model's id at its vendor's.
+    pub model: String,
+    /// Whether it is made with a key of the organization's own.
+    pub own_key: bool,
+    /// Tokens at most.
+    pub worst_case: Tokens,
+    /// What they cost.
+    pub rates: ModelRates,
+}
+
+/// An answer of a model.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The call.
+    pub call_id: CallId,
+    /// What it used.
+    pub tokens: Tokens,
+    /// Why it ended.
+    pub stop: Stop,
+    /// What it said and which tools it called.
+    pub reply: ContentRef,
+    /// How many tools it called.
+    pub tool_calls: u32,
+    /// The vendor's id of the call.
+    pub vendor_id: Option<String>,
+    /// Whether this answer is the task's output, unless a pause comes between.
+    pub completes: bool,
+}
+
+impl ModelRates {
+    /// What tokens cost at most: input at the dearest of its prices.
+    #[must_use]
+    pub fn worst(&self, tokens: Tokens) -> Decimal {
+        self.charges_at_worst(tokens, Timestamp::default()).iter().map(|charge| charge.cost).sum()
+    }
+
+    fn charges_at_worst(&self, tokens: Tokens, at: Timestamp) -> Vec<Charge> {
+        let dearest = self.prices.map(|prices| {
+            [prices.input, prices.cache_read, prices.cache_write]
+                .into_iter()
+                .max_by(|one, other| one.dearness().cmp(&other.dearness()))
+                .unwrap_or(prices.input)
+        });
+        let input = tokens.input + tokens.cache_read + tokens.cache_write;
+        let output = self.prices.map(|prices| prices.output);
+        self.listed([(input, Unit::InputToken, dearest), (tokens.output, Unit::OutputToken, output)], at)
+    }
+
+    /// The charges of what was used.
+    #[must_use]
+    pub fn charges(&self, tokens: Tokens, at: Timestamp) -> Vec<Charge> {
+        let price = |of: fn(&super::ModelPrices) -> Price| self.prices.as_ref().map(of);
+        self.listed(
+            [
+                (tokens.input, Unit::InputToken, price(|prices| prices.input)),
+                (tokens.output, Unit::OutputToken, price(|prices| prices.output)),
+                (tokens.cache_read, Unit::CacheReadToken, price(|prices| prices.cache_read)),
+                (tokens.cache_write, Unit::CacheWriteToken, price(|prices| prices.cache_write)),
+            ],
+            at,
+        )
+    }
+
+    fn listed<const N: usize>(&self, used: [(u64, Unit, Option<Price>); N], at: Timestamp) -> Vec<Charge> {
+        let charge = |(quantity, unit, price): (u64, Unit, Option<Price>)| {
+            let rate = Rate { price, rate_card: self.rate_card.clone() };
+            Charge::new(at, Category::Model, (Decimal::from(quantity), unit), &rate)
+        };
+        used.into_iter().filter(|(quantity, ..)| *quantity > 0).map(charge).collect()
+    }
+}
+
+impl Price {
+    fn dearness(self) -> Decimal {
+        self.amount / Decimal::from(self.per.max(1))
+    }
+}
+
+impl Existing {
+    /// What the worker that runs the task tells, and those that run programs.
+    pub(super) fn decide_work(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        match command {
+            Command::Claim { task_id } => self.claim(*task_id, facts),
+            Command::OpenCall(opening) => self.open_call(opening, facts),
+            Command::SettleCall(answer) => self.settle(answer, facts),
+            Command::ReleaseCall { call_id, reason } => self.release(*call_id, reason, facts),
+            Command::LoseCall { call_id, reason, vendor_id } => {
+                let call = self.call_that_is_open(*call_id)?;
+                let mut events = vec![self.lost(call, reason, vendor_id.clone(), facts)];
+                events.extend(self.life.landed(self.life.in_flight.saturating_sub(1), facts.now));
+                Ok(events)
+            }
+            Command::StartTool { .. } | Command::FinishTool { .. } => self.decide_tool(command, facts),
+            Command::CompleteTask { epoch, output } => {
+                let task = self.running(*epoch)?;
+                Ok(vec![self.completed(task, output.clone(), self.life.task_cost)])
+            }
+            Command::FailTask { epoch, code, message } => {
+                let task = self.claimed(*epoch)?;
+                Ok(vec![self.task_failed(task, code, message)])
+            }
+            Command::FinishExec { exec_id, outcome, result, duration_ms } => {
+                if !self.execs.contains(exec_id) {
+                    return Err(Refusal::Conflict(format!("{exec_id} has ended")));
+                }
+                let mut events = vec![Event::ExecFinished(super::ExecFinished {
+                    place: self.life.place,
+                    exec_id: *exec_id,
+                    outcome: *outcome,
+                    result: result.clone(),
+                    duration_ms: *duration_ms,
+                })];
+                events.extend(self.life.landed(self.life.in_flight.saturating_sub(1), facts.now));
+                Ok(events)
+            }
+            _ => Err(self.conflict()),
+        }
+    }
+
+    /// A worker takes the task. What an earlier one has left open is closed: a call to a model as lost, a call of a
+    /// tool as interrupted; nobody knows what came of them.
+    fn claim(&self, task_id: TaskId, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        let place = self.life.place;
+        let mut events = vec![];
+        if let Some(call) = self.call.as_ref().filter(|call| call.task_id == task_id) {
+            events.push(self.lost(call, "its worker ended", None, facts));
+        }
+        let Some(task) = self.task.as_ref().filter(|task| task.id == task_id) else {
+            return if events.is_empty() {
+                Err(Refusal::NotFound(Subject::Task(task_id)))
+            } else {
+                Ok(events)
+            };
+        };
+        events.extend(task.tools.iter().map(|tool| {
+            Event::ToolFinished(ToolFinished {
+                place,
+                task_id,
+                tool_call_id: tool.id,
+                tool: tool.name.clone(),
+                result: None,
+                is_error: true,
+                duration_ms: 0,
+            })
+        }));
+        let closed = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        match self.life.pause {
+            Pause::Paused(_) => Err(self.conflict()),
+            Pause::Requested(_) => {
+                events.extend(self.life.landed(self.life.in_flight.saturating_sub(closed), facts.now));
+                Ok(events)
+            }
+            Pause::No => {
+                let epoch = task.epoch + 1;
+                events.push(Event::TaskClaimed(TaskClaimed { place, task_id, epoch, at: facts.now }));
+                Ok(events)
+            }
+        }
+    }
+
+    fn open_call(&self, opening: &Opening, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        let task = self.running(opening.epoch)?;
+        let session = self.active_session(facts)?;
+        if self.call.is_some() || !task.tools.is_empty() {
+            return Err(Refusal::Conflict(format!("{} has a call under way", task.id)));
+        }
+        if opening.rates.prices.is_none() && session.limits.max_cost.is_some() {
+            let message = "The session has a cost limit, and the model has no price.";
+            return Ok(vec![self.task_failed(task, "conflict", message)]);
+        }
+        let reserved = opening.rates.worst(opening.worst_case);
+        if let Some(excess) = session.cost_excess(reserved, facts.now) {
+            return Ok(self.limited(excess, facts));
+        }
+        Ok(vec![Event::CallOpened(CallOpened {
+            place: self.life.place,
+            task_id: task.id,
+            call_id: opening.call_id,
+            model: opening.model.clone(),
+            own_key: opening.own_key,
+            worst_case: opening.worst_case,
+            rates: opening.rates.clone(),
+            booking: Booking::reserving(reserved),
+        })])
+    }
+
+    fn settle(&self, answer: &Answer, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        let call = self.call_that_is_open(answer.call_id)?;
+        let charges = call.rates.charges(answer.tokens, facts.now);
+        let booking = Booking { released: call.reserved, charges, ..Booking::default() };
+        let overrun = facts.session.as_ref().and_then(|session| session.overrun(&booking, facts.now));
+        let cost = booking.cost();
+        let (place, late) = (self.life.place, self.late(call));
+        let mut events = vec![Event::CallSettled(CallSettled {
+            place,
+            task_id: call.task_id,
+            call_id: call.id,
+            model: call.model.clone(),
+            tokens: answer.tokens,
+            stop: answer.stop,
+            reply: answer.reply.clone(),
+            tool_calls: answer.tool_calls,
+            vendor_id: answer.vendor_id.clone(),
+            late,
+            booking,
+        })];
+        events.extend(overrun.map(|excess| Event::SessionLimitOverrun(LimitOverrun { place, excess })));
+        events.extend(self.life.landed(self.life.in_flight.saturating_sub(1), facts.now));
+        if let (Some(task), true, false, Pause::No) = (&self.task, answer.completes, late, self.life.pause) {
+            events.push(self.completed(task, answer.reply.clone(), self.life.task_cost + cost));
+        }
+        Ok(events)
+    }
+
+    fn release(&self, call_id: CallId, reason: &str, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        let call = self.call_that_is_open(call_id)?;
+        let mut events = vec![Event::CallReleased(CallReleased {
+            place: self.life.place,
+            task_id: call.task_id,
+            call_id,
+            model: call.model.clone(),
+            reason: reason.to_owned(),
+            late: self.late(call),
+            booking: Booking::releasing(call.reserved),
+        })];
+        events.extend(self.life.landed(self.life.in_flight.saturating_sub(1), facts.now));
+        Ok(events)
+    }
+
+    /// The worst case of a lost call is no longer held, but booked as unconfirmed.
+    fn lost(&self, call: &OpenCall, reason: &str, vendor_id: Option<String>, facts: &Facts) -> Event {
+        let unconfirmed = call.rates.charges_at_worst(call.worst_case, facts.now);
+        Event::CallLost(CallLost {
+            place: self.life.place,
+            task_id: call.task_id,
+            call_id: call.id,
+            model: call.model.clone(),
+            reason: reason.to_owned(),
+            vendor_id,
+            late: self.late(call),
+            booking: Booking { released: call.reserved, unconfirmed, ..Booking::default() },
+        })
+    }
+
+    fn late(&self, call: &OpenCall) -> bool {
+        self.task.as_ref().is_none_or(|task| task.id != call.task_id)
+    }
+
+    fn decide_tool(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        let place = self.life.place;
+        match command {
+            Command::StartTool { epoch, call_id, index, tool_call_id, tool, input } => {
+                let task = self.running(*epoch)?;
+                self.active_session(facts)?;
+                Ok(vec![Event::ToolStarted(ToolStarted {
+                    place,
+                    task_id: task.id,
+                    call_id: *call_id,
+                    index: *index,
+                    tool_call_id: *tool_call_id,
+                    tool: tool.clone(),
+                    input: input.clone(),
+                })])
+            }
+            Command::FinishTool { epoch, tool_call_id, result, is_error, duration_ms } => {
+                let task = self.claimed(*epoch)?;
+                let Some(tool) = task.tools.iter().find(|open| open.id == *tool_call_id) else {
+                    return Err(Refusal::Conflict(format!("{tool_call_id} has ended")));
+                };
+                let mut events = vec![Event::ToolFinished(ToolFinished {
+                    place,
+                    task_id: task.id,
+                    tool_call_id: *tool_call_id,
+                    tool: tool.name.clone(),
+                    result: Some(result.clone()),
+                    is_error: *is_error,
+                    duration_ms: *duration_ms,
+                })];
+                events.extend(self.life.landed(self.life.in_flight.saturating_sub(1), facts.now));
+                Ok(events)
+            }
+            _ => Err(self.conflict()),
+        }
+    }
+
+    fn completed(&self, task: &Task, output: ContentRef, cost: Decimal) -> Event {
+        Event::TaskCompleted(TaskEnded { output: Some(output), cost, ..self.life.task_ended(task.id) })
+    }
+
+    fn task_failed(&self, task: &Task, code: &str, message: &str) -> Event {
+        Event::TaskFailed(self.life.task_failed(task.id, code, message))
+    }
+
+    fn call_that_is_open(&self, call_id: CallId) -> Result<&OpenCall, Refusal> {
+        let open = self.call.as_ref().filter(|open| open.id == call_id);
+        open.ok_or_else(|| Refusal::Conflict(format!("{call_id} is not open")))
+    }
+
+    /// The task, if this claim of it is the newest.
+    fn claimed(&self, epoch: u64) -> Result<&Task, Refusal> {
+        let task = self.task.as_ref().filter(|task| task.epoch == epoch && epoch > 0);
+        task.ok_or_else(|| {
+            Refusal::Conflict(format!("{} runs no task under this claim", self.life.place.agent_id))
+        })
+    }
+
+    /// The same, if the agent does not pause.
+    fn running(&self, epoch: u64) -> Result<&Task, Refusal> {
+        match self.life.pause {
+            Pause::No => self.claimed(epoch),
+            Pause::Requested(_) | Pause::Paused(_) => Err(self.conflict()),
+        }
+    }
+}

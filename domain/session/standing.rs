@@ -1,0 +1,127 @@
+//! What decisions about an agent need to know of its session: whether work may begin, and what fits its limits.
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use super::{Limits, Status};
+use crate::account::{Account, Excess, LimitName};
+use crate::agent::compute::{MINUTE_MS, cost_of};
+use crate::charge::{Booking, Place, Rate};
+use crate::id::{AgentId, OrganizationId, SessionId, UserId};
+use crate::time::Timestamp;
+use crate::{Event, Refusal};
+
+/// Where a session stands, and what it has used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Where it stands.
+    pub status: Status,
+    /// Its limits.
+    pub limits: Limits,
+    /// What it has spent and holds.
+    pub account: Account,
+    /// Milliseconds of compute that it has used.
+    pub compute_ms: i64,
+    /// Milliseconds of compute that are held ahead.
+    pub compute_held_ms: i64,
+}
+
+/// Work was refused because it does not fit a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitRefused {
+    /// The session.
+    pub session_id: SessionId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// The organization.
+    pub organization_id: OrganizationId,
+    /// The agent that was asked, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<AgentId>,
+    /// What was asked: `agent`, `run`, `exec` or `resume`.
+    pub work: String,
+    /// Which limit, and by how much.
+    pub excess: Excess,
+}
+
+/// Something turned out dearer than its worst case, and the session is past its limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitOverrun {
+    /// Whose work it was.
+    pub place: Place,
+    /// Which limit, and by how much.
+    pub excess: Excess,
+}
+
+impl Standing {
+    /// That work may begin in it.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] where it is paused or has ended.
+    pub fn active(&self, session_id: SessionId) -> Result<(), Refusal> {
+        match self.status {
+            Status::Active => Ok(()),
+            status => Err(Refusal::Conflict(format!("{session_id} is {}", status.as_str()))),
+        }
+    }
+
+    /// Why so much more does not fit the cost limit; nothing where it does.
+    #[must_use]
+    pub fn cost_excess(&self, requested: Decimal, now: Timestamp) -> Option<Excess> {
+        let limit = self.limits.max_cost.as_ref()?;
+        self.account.excess((LimitName::MaxCost, limit), requested, now)
+    }
+
+    /// How far the session is past its cost limit once this is booked, where it is dearer than what was held for it.
+    #[must_use]
+    pub fn overrun(&self, booking: &Booking, now: Timestamp) -> Option<Excess> {
+        if booking.cost() <= booking.released {
+            return None;
+        }
+        let limit = self.limits.max_cost.as_ref()?;
+        let mut account = self.account.clone();
+        account.book(booking);
+        account.excess((LimitName::MaxCost, limit), Decimal::ZERO, now)
+    }
+
+    /// The next piece of compute that fits: what to hold, and for how many milliseconds.
+    ///
+    /// # Errors
+    /// The [`Excess`] of the limit that nothing more fits.
+    pub fn next_piece(&self, rate: &Rate, now: Timestamp) -> Result<(Decimal, i64), Excess> {
+        let mut slice_ms = MINUTE_MS;
+        if let Some(minutes) = self.limits.max_compute_minutes {
+            let allowed_ms = minutes.saturating_mul(MINUTE_MS);
+            let left_ms = allowed_ms - self.compute_ms - self.compute_held_ms;
+            if left_ms <= 0 {
+                return Err(self.compute_excess(minutes));
+            }
+            slice_ms = slice_ms.min(left_ms);
+        }
+        let held = cost_of(rate, MINUTE_MS);
+        self.cost_excess(held, now).map_or(Ok((held, slice_ms)), Err)
+    }
+
+    fn compute_excess(&self, minutes: i64) -> Excess {
+        let in_minutes = |ms: i64| (Decimal::from(ms) / Decimal::from(MINUTE_MS)).round_dp(6).normalize();
+        Excess {
+            limit: LimitName::MaxComputeMinutes,
+            period: None,
+            allowed: Decimal::from(minutes),
+            spent: in_minutes(self.compute_ms),
+            reserved: in_minutes(self.compute_held_ms),
+            requested: Decimal::ONE,
+            resets_at: None,
+        }
+    }
+
+    /// That work was refused.
+    #[must_use]
+    pub fn refused(&self, place: Place, agent_id: Option<AgentId>, work: &str, excess: Excess) -> Event {
+        let Place { session_id, user_id, organization_id, .. } = place;
+        let work = work.to_owned();
+        Event::LimitRefused(LimitRefused { session_id, user_id, organization_id, agent_id, work, excess })
+    }
+}
