@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use crate::config;
-use crate::providers::client::{self, Call, Client, Limits};
+use crate::providers::client::{self, Call, Client, Limits, Reply};
 
 /// A vendor's API, with the credential that must not come back in what it says.
 pub(super) struct Api {
@@ -36,6 +36,8 @@ impl Manner {
         answer_bytes: config::COMPUTE_ANSWER_BYTES,
         repeatable: true,
     };
+    /// A call whose effect a second one would have again.
+    pub(super) const ONCE: Self = Self { repeatable: false, ..Self::REPEATABLE };
 
     /// The same with another deadline.
     pub(super) const fn within(self, deadline: Duration) -> Self {
@@ -47,6 +49,8 @@ impl Manner {
 pub(super) struct Answer {
     /// Its status.
     pub(super) status: StatusCode,
+    /// Its headers.
+    pub(super) headers: HeaderMap,
     /// Its body.
     pub(super) body: Vec<u8>,
 }
@@ -64,6 +68,10 @@ impl Api {
         Self { client, credential }
     }
 
+    pub(super) fn credential(&self) -> &str {
+        &self.credential
+    }
+
     /// Makes a call, which `make` builds anew for each attempt. A refusal for too many calls (429) came before anything
     /// was done, so the call is made again after the time that the vendor names, if the deadline allows.
     pub(super) async fn call(&self, manner: Manner, make: impl Fn() -> Call) -> Result<Answer, Error> {
@@ -72,7 +80,7 @@ impl Api {
         loop {
             let outcome = self.attempt(manner, until, make()).await;
             let asked = match &outcome {
-                Ok((answer, headers)) => rest_asked_for(answer, headers, manner),
+                Ok(answer) => rest_asked_for(answer, manner),
                 Err(client::Error::Refused(_)) => None,
                 Err(error) => (error.never_sent() || manner.repeatable).then_some(Rest::AfterFailure),
             };
@@ -85,24 +93,25 @@ impl Api {
                 _ => Duration::MAX,
             };
             if Instant::now().checked_add(rest).is_none_or(|then| then >= until) {
-                return outcome.map(|(answer, _)| answer).map_err(|error| failure(&error));
+                return outcome.map_err(|error| failure(&error));
             }
             sleep(rest).await;
         }
     }
 
-    async fn attempt(
-        &self,
-        manner: Manner,
-        until: Instant,
-        call: Call,
-    ) -> Result<(Answer, HeaderMap), client::Error> {
+    async fn attempt(&self, manner: Manner, until: Instant, call: Call) -> Result<Answer, client::Error> {
         let left = until.saturating_duration_since(Instant::now());
         // A connection that is half open costs one attempt, not all of them.
         let each = if manner.repeatable { left / 2 } else { left };
         let reply = self.client.send(call, &limits(each, manner.answer_bytes)).await?;
         let (status, headers) = (reply.status(), reply.headers().clone());
-        Ok((Answer { status, body: reply.whole().await? }, headers))
+        Ok(Answer { status, headers, body: reply.whole().await? })
+    }
+
+    /// Opens a call whose answer is read as it comes. It is made once.
+    pub(super) async fn open(&self, manner: Manner, call: Call) -> Result<Reply, Error> {
+        let limits = limits(manner.deadline, manner.answer_bytes);
+        self.client.send(call, &limits).await.map_err(|error| failure(&error))
     }
 
     /// The vendor's reason, from the field of its errors' JSON or else as it stands, without our credential in it.
@@ -139,8 +148,8 @@ enum Rest {
 }
 
 /// `None` where the answer is the answer.
-fn rest_asked_for(answer: &Answer, headers: &HeaderMap, manner: Manner) -> Option<Rest> {
-    let named = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+fn rest_asked_for(answer: &Answer, manner: Manner) -> Option<Rest> {
+    let named = answer.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let named = named.map(Duration::from_secs);
     match (answer.status.as_u16(), named) {
         (429, _) => Some(Rest::Told(named.unwrap_or(config::COMPUTE_THROTTLED_REST))),
@@ -155,7 +164,7 @@ const fn limits(total: Duration, response_bytes: usize) -> Limits {
 }
 
 /// A call that was not answered.
-fn failure(error: &client::Error) -> Error {
+pub(super) fn failure(error: &client::Error) -> Error {
     match error {
         client::Error::Refused(_) => Error::Refused(error.to_string()),
         _ => Error::Unavailable(error.to_string()),

@@ -1,5 +1,6 @@
-"""What runs inside a sandbox at a vendor's: reads one request as a line of JSON on standard input, carries it out below
-the workspace, and answers with one line of JSON on standard output. Python 3.8 or newer, nothing but its library."""
+"""What runs inside a sandbox at a vendor's: reads one request as a line of JSON, from standard input or from a file that
+its second argument names, carries it out below the workspace, and answers with one line of JSON on standard output. Its
+first argument is the name of the piece of work. Python 3.8 or newer, nothing but its library."""
 
 import base64
 import ctypes
@@ -244,6 +245,7 @@ def run(request):
         argv, source = command(request["language"], request["code"], place)
         environment = dict(os.environ)
         environment.update(dict(request["environment"]))
+        environment["THEAZO_RUN"] = sys.argv[1]
         began = time.monotonic()
         with open(source, "rb") as standard_input:
             process = subprocess.Popen(argv, stdin=standard_input, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -274,18 +276,22 @@ def run(request):
 
 
 def kill(request):
-    """Ends a run from outside it: its supervisor, known by the id in its arguments, and all below."""
-    for name in os.listdir("/proc"):
+    """Ends a run from outside it: its supervisor, known by the name in its arguments, all below, and whatever has lost
+    its supervisor and is known by its environment."""
+    name = request["run"].encode()
+    for pid in [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]:
         try:
-            with open("/proc/" + name + "/cmdline", "rb") as file:
-                arguments = file.read().split(b"\0")
+            with open("/proc/%d/cmdline" % pid, "rb") as file:
+                is_supervisor = name in file.read().split(b"\0")[-3:]
+            with open("/proc/%d/environ" % pid, "rb") as file:
+                is_below = b"THEAZO_RUN=" + name in file.read().split(b"\0")
         except OSError:
             continue
-        if not name.isdigit() or int(name) == os.getpid() or request["run"].encode() not in arguments[-3:]:
+        if pid == os.getpid() or not (is_supervisor or is_below):
             continue
-        for pid in [*descendants(int(name)), int(name)]:
+        for each in [*descendants(pid), pid]:
             try:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(each, signal.SIGKILL)
             except OSError:
                 pass
     return {}
@@ -325,8 +331,8 @@ def staged(request):
     return carry_out(inner)
 
 
-def begin(request):
-    """Carries out a request in the background and keeps its answer."""
+def launch(request):
+    """Carries out a request in the background, and waits a little for its answer."""
     path = private("answers", request["name"])
     if os.fork() == 0:
         os.setsid()
@@ -337,11 +343,11 @@ def begin(request):
             file.write(json.dumps(answer(request["request"])))
         os.rename(path + ".part", path)
         os._exit(0)
-    return {}
+    return collect(request)
 
 
 def collect(request):
-    """A piece of a kept answer, once it is there."""
+    """A piece of an answer once it is there; with its last piece it is forgotten."""
     path = private("answers", request["name"])
     deadline = time.monotonic() + request["waitMs"] / 1000
     while not os.path.exists(path):
@@ -351,15 +357,10 @@ def collect(request):
     with open(path, "rb") as file:
         file.seek(request["offset"])
         piece = file.read(request["limit"])
-        return {"piece": piece.decode(), "total": os.fstat(file.fileno()).st_size}
-
-
-def forget(request):
-    try:
-        os.unlink(private("answers", request["name"]))
-    except FileNotFoundError:
-        pass
-    return {}
+        total = os.fstat(file.fileno()).st_size
+    if request["offset"] + len(piece) >= total:
+        os.unlink(path)
+    return {"piece": piece.decode(), "total": total}
 
 
 def prepare(request):
@@ -368,7 +369,7 @@ def prepare(request):
 
 
 OPERATIONS = {"prepare": prepare, "run": run, "write": write, "read": read, "list": listing, "measure": measure, "kill": kill, "end_everything": end_everything, "open_to_all": open_to_all,
-               "stage": stage, "staged": staged, "begin": begin, "collect": collect, "forget": forget}
+               "stage": stage, "staged": staged, "launch": launch, "collect": collect}
 
 
 def carry_out(request):
@@ -392,7 +393,12 @@ def answer(request):
 
 def main():
     # The whole line is read before anything runs: some callers cannot close what we read from.
-    line = sys.stdin.buffer.readline()
+    if len(sys.argv) > 2:
+        with open(sys.argv[2], "rb") as file:
+            line = file.read()
+        os.unlink(sys.argv[2])
+    else:
+        line = sys.stdin.buffer.readline()
     sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
     sys.stdout.flush()
 

@@ -2,8 +2,14 @@
 
 /// Calls of vendors' HTTP APIs.
 mod api;
+/// The streams of programs at E2B.
+mod connect;
 /// Containers at a Docker host.
 pub mod docker;
+/// Sandboxes at E2B.
+pub mod e2b;
+/// Machines at Fly.io.
+pub mod fly;
 /// Work inside the sandboxes of vendors that can start a program and no more.
 mod inside;
 /// On the server's own machine.

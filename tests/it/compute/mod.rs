@@ -1,6 +1,8 @@
 //! Compute at vendors, each against a strict server of its published API.
 
 mod docker;
+mod e2b;
+mod fly;
 mod webhook;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -2,6 +2,8 @@
 //! break in the ways that networks and vendors do.
 
 pub(crate) mod docker;
+pub(crate) mod e2b;
+pub(crate) mod fly;
 pub(crate) mod inside;
 pub(crate) mod webhook;
 
