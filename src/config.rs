@@ -116,6 +116,8 @@ pub const HTTP_TOOL_BODY_BYTES: usize = 64 * 1024;
 pub const HTTP_TOOL_HEADER_BYTES: usize = 8 * 1024;
 /// How long such a request may take.
 pub const HTTP_TOOL_DEADLINE: Duration = Duration::from_secs(30);
+/// Values whose keys are wrapped anew in one transaction, when the master key is changed.
+pub const REWRAPPED_ROWS: i64 = 64;
 /// The longest idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// API keys that a server remembers, and as many digests that open nothing.

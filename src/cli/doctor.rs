@@ -8,6 +8,7 @@ use super::{Error, Outcome};
 use crate::boot::{self, FIRST_KEYS_FILE, Settings, Site};
 use crate::database;
 use crate::log::find_tenants;
+use crate::read::sealed::count_wrapped;
 
 /// The oldest PostgreSQL that the server's SQL works on, as the database writes its version.
 const OLDEST_VERSION: i32 = 140_000;
@@ -59,6 +60,7 @@ async fn look(settings: &Settings, site: &Site) -> Vec<Check> {
                 "master key",
                 master.map(|id| format!("{} opens the keys", id.unwrap_or_default())),
             ));
+            checks.push(check("sealed values", sealed(&tools).await));
             checks.push(check("serving role", serving(&tools.database).await));
             let tenants = find_tenants(&tools.database, None).await.map_err(|error| error.to_string());
             checks.push(check("organizations", tenants.map(|tenants| format!("{} logs", tenants.len()))));
@@ -74,6 +76,26 @@ async fn look(settings: &Settings, site: &Site) -> Vec<Check> {
         checks.push(check("first keys", Ok(detail)));
     }
     checks
+}
+
+/// Whether everything that is sealed is wrapped by the active master key, so that no other one is needed.
+async fn sealed(tools: &boot::Tools) -> Result<String, String> {
+    let active = tools.keys.masters.active();
+    let tenants = find_tenants(&tools.database, None).await.map_err(|error| error.to_string())?;
+    let (mut all, mut behind) = (0, 0);
+    for tenant in tenants {
+        let scope = tools.log.scope(tenant.id);
+        let counted = count_wrapped(scope, active.id()).await.map_err(|error| error.to_string())?;
+        all += counted.0;
+        behind += counted.1;
+    }
+    if behind > 0 {
+        return Err(format!(
+            "{behind} of {all} are wrapped by a master key before {}: run `theazo secret rotate-master` (again)",
+            active.id()
+        ));
+    }
+    Ok(format!("{all}, all wrapped by {}", active.id()))
 }
 
 async fn version(owner: &Client, site: &Site) -> Result<String, String> {

@@ -8,6 +8,7 @@ mod log;
 mod org;
 mod output;
 mod projection;
+mod secret;
 mod serve;
 mod strip_types;
 mod tenants;
@@ -125,6 +126,9 @@ enum Command {
     /// The logs as wholes
     #[command(subcommand)]
     Log(log::Command),
+    /// What is sealed
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// Look whether everything is as it should be
     Doctor,
     /// Make JavaScript of TypeScript, as a child process of the server
@@ -230,6 +234,7 @@ async fn with_tools(settings: &Settings, command: &Command, output: Output) -> R
                 Command::Key(command) => key::run(&tools, command, output).await,
                 Command::Event(command) => event::run(&tools, command, output).await,
                 Command::Projection(command) => projection::run(&tools, command, output).await,
+                Command::Secret(command) => secret::run(&mut tools, command, output).await,
                 Command::Log(command) => log::run(&tools, command, output).await,
                 Command::Serve(_) | Command::Db(_) | Command::Doctor | Command::StripTypes => {
                     Ok(Outcome::Fine)

@@ -41,6 +41,16 @@ pub async fn wrapped_otherwise(
     rows.iter().map(read).collect()
 }
 
+/// How many values there are, and how many of them another master key than this one wraps.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn count_wrapped(scope: Scope<'_>, master_key_id: &str) -> Result<(i64, i64), Error> {
+    let sql = "select count(*), count(*) filter (where master_key_id <> $2) from sealed_values where tenant_id = $1";
+    let row = scope.query_optional(sql, &[&master_key_id]).await?;
+    Ok(row.map_or((0, 0), |row| (row.get(0), row.get(1))))
+}
+
 /// Reads the columns of a sealed value, the first of which has this number.
 pub(super) fn sealed(row: &Row, first: usize) -> Result<Sealed, Error> {
     Ok(Sealed {

@@ -4,6 +4,9 @@ mod cipher;
 mod master;
 mod masters;
 mod plaintext;
+/// Masking secrets in texts.
+pub mod redact;
+mod rotate;
 /// Sealing what a caller confides, under a key of its own.
 pub mod sealed;
 mod server_keys;
@@ -16,6 +19,7 @@ pub(crate) use cipher::{NONCE_BYTES, decrypt, encrypt};
 pub use master::{FILE_NAME, Master, Source};
 pub use masters::Masters;
 pub use plaintext::Plaintext;
+pub use rotate::{Rotated, rotate};
 pub use sealed::{Address, Sealed};
 pub use server_keys::{ServerKeys, master_key_id};
 

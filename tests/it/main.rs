@@ -14,6 +14,7 @@ mod outgoing;
 mod postgres;
 mod rates;
 mod rebuild;
+mod rotation;
 mod sandbox;
 mod sealed;
 mod serve;
