@@ -192,6 +192,8 @@ pub const MODEL_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 pub const MODEL_ERROR_BYTES: usize = 16 * 1024;
 /// What is kept of them, in characters.
 pub const MODEL_ERROR_CHARACTERS: usize = 500;
+/// The folder of local sandboxes, in the data directory.
+pub const SANDBOX_FOLDER: &str = "sandboxes";
 /// Memory of a local sandbox, where the operator says nothing else.
 pub const SANDBOX_MEMORY_BYTES: u64 = 512 << 20;
 /// Processes and threads of a local sandbox, where the operator says nothing else.

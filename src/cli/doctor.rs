@@ -1,13 +1,18 @@
 //! `theazo doctor`
 
+use std::path::Path;
+
 use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::output::Output;
-use super::{Error, Outcome};
+use super::{Error, Outcome, sandbox};
 use crate::boot::{self, FIRST_KEYS_FILE, Settings, Site};
+use crate::clock::{Clock, SystemClock};
+use crate::config;
 use crate::database;
 use crate::log::find_tenants;
+use crate::providers::compute::local;
 use crate::read::sealed::count_wrapped;
 
 /// The oldest PostgreSQL that the server's SQL works on, as the database writes its version.
@@ -26,8 +31,19 @@ fn check(name: &'static str, looked: Result<String, String>) -> Check {
     Check { name, ok, detail: looked.unwrap_or_else(|problem| problem) }
 }
 
-pub(super) async fn run(settings: &Settings, output: Output) -> Result<Outcome, Error> {
-    let checks = match Site::of_command(settings).await {
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    sandbox: sandbox::SandboxArguments,
+}
+
+pub(super) async fn run(
+    settings: &Settings,
+    arguments: &Arguments,
+    output: Output,
+) -> Result<Outcome, Error> {
+    let options = arguments.sandbox.options(&settings.data_dir)?;
+    let mut checks = match Site::of_command(settings).await {
         Ok(site) => {
             let checks = look(settings, &site).await;
             site.stop().await;
@@ -35,6 +51,7 @@ pub(super) async fn run(settings: &Settings, output: Output) -> Result<Outcome, 
         }
         Err(error) => vec![check("database", Err(error.to_string()))],
     };
+    checks.extend(isolation(options).await);
     output.list(&checks, ["CHECK", "RESULT", "DETAIL"], |check| {
         [check.name.to_owned(), if check.ok { "ok" } else { "WRONG" }.to_owned(), check.detail.clone()]
     });
@@ -96,6 +113,29 @@ async fn sealed(tools: &boot::Tools) -> Result<String, String> {
         ));
     }
     Ok(format!("{all}, all wrapped by {}", active.id()))
+}
+
+/// What isolates programs of agents on this machine, seen by running one. Its folder is another than that of a server
+/// which may be running.
+async fn isolation(mut options: local::Options) -> Vec<Check> {
+    let name = format!("{}.doctor", config::SANDBOX_FOLDER);
+    // Where there is no data directory yet, none is made by looking.
+    let data_dir = options.root.parent().filter(|data_dir| data_dir.exists());
+    let root = data_dir.map_or_else(std::env::temp_dir, Path::to_path_buf).join(name);
+    options.root.clone_from(&root);
+    let seen = local::layers(&options, SystemClock.now()).await;
+    let _ = std::fs::remove_dir(root);
+    match seen {
+        Err(error) => vec![check("sandbox", Err(error.to_string()))],
+        Ok(layers) => {
+            let line = |layer: local::Layer| Check {
+                name: layer.name,
+                ok: layer.live || !layer.mandatory,
+                detail: layer.detail,
+            };
+            layers.into_iter().map(line).collect()
+        }
+    }
 }
 
 async fn version(owner: &Client, site: &Site) -> Result<String, String> {

@@ -8,6 +8,7 @@ mod log;
 mod org;
 mod output;
 mod projection;
+mod sandbox;
 mod secret;
 mod serve;
 mod strip_types;
@@ -130,7 +131,7 @@ enum Command {
     #[command(subcommand)]
     Secret(secret::Command),
     /// Look whether everything is as it should be
-    Doctor,
+    Doctor(doctor::Arguments),
     /// Make JavaScript of TypeScript, as a child process of the server
     #[command(hide = true)]
     StripTypes,
@@ -194,7 +195,7 @@ impl Cli {
             None => serve::run(&settings, &serve::Arguments::default(), output).await,
             Some(Command::Serve(arguments)) => serve::run(&settings, arguments, output).await,
             Some(Command::Db(command)) => db::run(&settings, command, output).await,
-            Some(Command::Doctor) => doctor::run(&settings, output).await,
+            Some(Command::Doctor(arguments)) => doctor::run(&settings, arguments, output).await,
             Some(command) => with_tools(&settings, command, output).await,
         }
     }
@@ -236,7 +237,7 @@ async fn with_tools(settings: &Settings, command: &Command, output: Output) -> R
                 Command::Projection(command) => projection::run(&tools, command, output).await,
                 Command::Secret(command) => secret::run(&mut tools, command, output).await,
                 Command::Log(command) => log::run(&tools, command, output).await,
-                Command::Serve(_) | Command::Db(_) | Command::Doctor | Command::StripTypes => {
+                Command::Serve(_) | Command::Db(_) | Command::Doctor(_) | Command::StripTypes => {
                     Ok(Outcome::Fine)
                 }
             };

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::output::{Output, line};
-use super::{Error, Outcome};
+use super::{Error, Outcome, sandbox};
 use crate::boot::{self, Booted, FIRST_KEYS_FILE, FirstKeys, Settings};
 use crate::postgres::State;
 use crate::{config, http, providers, serve};
@@ -25,11 +25,13 @@ pub(super) struct Arguments {
     /// The search engine that agents may ask: a SearXNG whose settings allow the JSON format
     #[arg(long, value_name = "URL", env = "THEAZO_SEARCH_URL")]
     search_url: Option<String>,
+    #[command(flatten)]
+    sandbox: sandbox::SandboxArguments,
 }
 
 impl Arguments {
     /// What the operator says of what lies outside. An empty text counts as none.
-    fn outside(&self) -> Result<providers::Settings, Error> {
+    fn outside(&self, data_dir: &Path) -> Result<providers::Settings, Error> {
         let given = self.allow_private_network.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
         let read = |text: &str| {
             text.parse().map_err(|error| Error::Usage(format!("--allow-private-network {text}: {error}")))
@@ -37,7 +39,8 @@ impl Arguments {
         let allowed_networks = given.map(read).collect::<Result<_, _>>()?;
         let engine = self.search_url.as_deref().map(str::trim).filter(|text| !text.is_empty());
         let search_engine = engine.map(search_engine).transpose()?;
-        Ok(providers::Settings { allowed_networks, search_engine })
+        let sandboxes = Some(self.sandbox.options(data_dir)?);
+        Ok(providers::Settings { allowed_networks, search_engine, sandboxes })
     }
 }
 
@@ -50,7 +53,12 @@ fn search_engine(text: &str) -> Result<Url, Error> {
 
 impl Default for Arguments {
     fn default() -> Self {
-        Self { listen: DEFAULT_LISTEN.to_owned(), allow_private_network: vec![], search_url: None }
+        Self {
+            listen: DEFAULT_LISTEN.to_owned(),
+            allow_private_network: vec![],
+            search_url: None,
+            sandbox: sandbox::SandboxArguments::default(),
+        }
     }
 }
 
@@ -59,7 +67,7 @@ pub(super) async fn run(
     arguments: &Arguments,
     _output: Output,
 ) -> Result<Outcome, Error> {
-    let settings = Settings { outside: arguments.outside()?, ..settings.clone() };
+    let settings = Settings { outside: arguments.outside(&settings.data_dir)?, ..settings.clone() };
     // Before anything is started or made: a port that is taken is found out at once.
     let unusable = |error| Error::Usage(format!("cannot listen on {}: {error}", arguments.listen));
     let listener = serve::listen(&arguments.listen).await.map_err(unusable)?;

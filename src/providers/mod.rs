@@ -22,4 +22,6 @@ pub struct Settings {
     pub allowed_networks: Vec<Network>,
     /// Where the search engine is that agents may ask, with SearXNG's JSON interface.
     pub search_engine: Option<Url>,
+    /// How sandboxes on this machine are made, for whoever runs programs in them.
+    pub sandboxes: Option<compute::local::Options>,
 }

@@ -14,6 +14,14 @@ use crate::support::wait::until;
 /// Set for the process that [`a_server_of_sandboxes_to_be_killed`] is.
 const OWNED_DIR: &str = "THEAZO_TEST_SANDBOX_DIR";
 
+/// Set beside it: how long its programs sleep, which is what they are found by.
+const OWNED_MARKER: &str = "THEAZO_TEST_SANDBOX_MARKER";
+
+/// A number of seconds that no other process sleeps.
+fn marker(number: u32) -> String {
+    format!("9{:07}{number}", std::process::id())
+}
+
 /// The processes of the machine whose command line has this word in it.
 pub(super) fn having(word: &str) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -30,14 +38,14 @@ async fn a_pause_ends_what_runs_and_keeps_the_workspace() {
     let sandboxes = Sandboxes::new();
     let (new, handle) = sandboxes.create().await;
     sandboxes.compute.write_file(&handle, "kept", &[7; 10_000]).await.unwrap();
-    let sleeper = program(Language::Bash, "touch began /tmp/thrown; sleep 3391");
+    let sleeper = program(Language::Bash, &format!("touch began /tmp/thrown; sleep {}", marker(1)));
     let pause = async {
         until("the program's start", || sandboxes.file(&new, "began").exists().then_some(())).await;
         sandboxes.compute.pause(&handle).await.unwrap()
     };
     let (finished, paused) = tokio::join!(sandboxes.compute.run(&handle, &sleeper), pause);
     assert_eq!(finished.unwrap().end, End::Signal(9));
-    assert!(having("3391").is_empty());
+    assert!(having(&marker(1)).is_empty());
     assert!((10_000..100_000).contains(&paused.stored_bytes), "{}", paused.stored_bytes);
     let resumed = sandboxes.compute.resume(&paused.handle, &new).await.unwrap();
     wrote(&sandboxes.run(&resumed, Language::Bash, "wc -c < kept; ls /tmp").await, "10000\n");
@@ -75,7 +83,7 @@ async fn a_termination_ends_what_runs() {
     let (new, handle) = sandboxes.create().await;
     let busy = program(
         Language::Bash,
-        "touch began; while :; do echo x > /tmp/$RANDOM; sleep 0.00$((RANDOM % 9)); done; : 3392",
+        "touch began; while :; do echo x > /tmp/$RANDOM; sleep 0.00$((RANDOM % 9)); done",
     );
     let end = async {
         until("the program's start", || sandboxes.file(&new, "began").exists().then_some(())).await;
@@ -90,13 +98,13 @@ async fn a_termination_ends_what_runs() {
 async fn what_runs_ends_when_nobody_waits_for_it() {
     let sandboxes = Sandboxes::new();
     let (new, handle) = sandboxes.create().await;
-    let sleeper = program(Language::Bash, "touch began; sleep 3393");
+    let sleeper = program(Language::Bash, &format!("touch began; sleep {}", marker(3)));
     {
         let mut run = std::pin::pin!(sandboxes.compute.run(&handle, &sleeper));
         let began = until("the program's start", || sandboxes.file(&new, "began").exists().then_some(()));
         tokio::select! { _ = &mut run => panic!("it sleeps"), () = began => {} }
     }
-    until("the program's end", || having("3393").is_empty().then_some(())).await;
+    until("the program's end", || having(&marker(3)).is_empty().then_some(())).await;
 }
 
 #[tokio::test]
@@ -121,8 +129,10 @@ async fn a_server_of_sandboxes_to_be_killed() {
     options.init = super::init();
     let compute = LocalCompute::new(options).unwrap();
     let handle = compute.create(&new()).await.unwrap();
-    let code = "setsid sleep 3394 & disown; (trap '' TERM HUP; sleep 3394) & touch began; sleep 3394";
-    let program = Program { timeout: Duration::from_secs(600), ..program(Language::Bash, code) };
+    let seconds = std::env::var(OWNED_MARKER).unwrap();
+    let code =
+        format!("setsid sleep {seconds} & disown; (trap '' TERM HUP; sleep {seconds}) & sleep {seconds}");
+    let program = Program { timeout: Duration::from_secs(600), ..program(Language::Bash, &code) };
     compute.run(&handle, &program).await.unwrap();
 }
 
@@ -133,11 +143,12 @@ async fn a_killed_server_takes_its_sandboxes_along_and_the_next_one_finds_them()
     server
         .args(["--exact", "sandbox::life::a_server_of_sandboxes_to_be_killed"])
         .env(OWNED_DIR, &scratch.path);
+    server.env(OWNED_MARKER, marker(4));
     let mut server = server.stdout(std::process::Stdio::null()).spawn().unwrap();
-    until("three sleepers", || (having("3394").len() >= 3).then_some(())).await;
+    until("three sleepers", || (having(&marker(4)).len() >= 3).then_some(())).await;
     server.kill().unwrap();
     server.wait().unwrap();
-    until("their end", || having("3394").is_empty().then_some(())).await;
+    until("their end", || having(&marker(4)).is_empty().then_some(())).await;
     let next = LocalCompute::new(options(&scratch)).unwrap();
     let left = next.list().await.unwrap();
     assert_eq!(left.len(), 1);

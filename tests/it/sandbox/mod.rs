@@ -2,7 +2,9 @@
 
 mod behaviour;
 mod files;
+mod hostile;
 mod life;
+mod ordinary;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -11,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::process::{
     DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus, pidfd_open,
-    set_dumpable_behavior, set_parent_process_death_signal, setrlimit, wait,
+    set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, wait,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
@@ -60,6 +61,8 @@ pub(super) fn run() -> ExitCode {
 
 fn start() -> Result<(Pid, Watch), Failed> {
     set_parent_process_death_signal(Some(Signal::KILL)).layer("death signal")?;
+    // Out of the supervisor's group, to which its programs could send signals.
+    setsid().layer("session")?;
     let inside: Inside = read_frame().layer("message")?;
     if std::process::id() != 1 {
         return Err(Failed { layer: "process namespace", reason: "the init is not process 1".to_owned() });
@@ -162,7 +165,7 @@ fn drop_capabilities() -> io::Result<()> {
 fn start_program(inside: &Inside) -> io::Result<Pid> {
     let (name, arguments) = inside.arguments.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut program = Command::new(name);
-    program.args(arguments).current_dir(WORKSPACE).env_clear();
+    program.args(arguments).current_dir(WORKSPACE).env_clear().process_group(0);
     program.envs(inside.environment.iter().map(|(name, value)| (name, value)));
     let input = match inside.from_input {
         true => fs::File::open(format!("{PROGRAM_DIR}/main"))?.into(),
