@@ -44,6 +44,10 @@ impl Named for crate::agent::State {
     const TYPE: &'static str = "agent";
 }
 
+impl Named for crate::provider::State {
+    const TYPE: &'static str = "providers";
+}
+
 impl<A> cqrs_es::Aggregate for Bridged<A>
 where
     A: Aggregate + Named + Serialize + for<'de> Deserialize<'de> + Send + Sync + fmt::Debug,

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, DefinitionId, KeyId, OrganizationId, SessionId, UserId};
-use crate::{Aggregate, Event, Facts, Refusal, Subject, agent, definition, key, organization, session, user};
+use crate::{
+    Aggregate, Event, Facts, Refusal, Subject, agent, definition, key, organization, provider, session, user,
+};
 
 /// Something that a caller asks to happen.
 #[derive(Debug, Clone)]
@@ -20,6 +22,8 @@ pub enum Command {
     Definition(DefinitionId, definition::Command),
     /// To an agent.
     Agent(AgentId, agent::Command),
+    /// To the compute providers.
+    Providers(provider::Command),
 }
 
 /// An end user as the caller knows them, and the id they get if they are new.
@@ -42,6 +46,7 @@ impl Command {
             Self::Session(id, _) => Some(Subject::Session(*id)),
             Self::Definition(id, _) => Some(Subject::Definition(*id)),
             Self::Agent(id, _) => Some(Subject::Agent(*id)),
+            Self::Providers(_) => Some(Subject::Providers),
         }
     }
 
@@ -102,6 +107,8 @@ pub enum AggregateState {
     Agent(Box<agent::State>),
     /// Of a task: its agent's state has all that is decided on.
     Task,
+    /// Of the compute providers.
+    Providers(provider::State),
 }
 
 impl AggregateState {
@@ -120,6 +127,7 @@ impl AggregateState {
             Subject::Definition(_) => Self::Definition(definition::State::default()),
             Subject::Agent(_) => Self::Agent(Box::default()),
             Subject::Task(_) => Self::Task,
+            Subject::Providers => Self::Providers(provider::State::default()),
         }
     }
 
@@ -138,6 +146,7 @@ impl AggregateState {
             (Self::Session(state), Command::Session(_, command)) => state.decide(command, facts),
             (Self::Definition(state), Command::Definition(_, command)) => state.decide(command, facts),
             (Self::Agent(state), Command::Agent(_, command)) => state.decide(command, facts),
+            (Self::Providers(state), Command::Providers(command)) => state.decide(command, facts),
             _ => panic!("a command is decided on the state of its own target"),
         }
     }
@@ -152,6 +161,7 @@ impl AggregateState {
             Self::Definition(state) => state.evolve(event),
             Self::Agent(state) => state.evolve(event),
             Self::Task => {}
+            Self::Providers(state) => state.evolve(event),
         }
     }
 }

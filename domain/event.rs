@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::charge::{Booked, Place};
 use crate::id::TaskId;
-use crate::{Subject, agent, definition, key, organization, secret, session};
+use crate::{Subject, agent, definition, key, organization, provider, secret, session};
 
 /// Something that has happened. The name of a variant on disk never changes; what it carries changes only with
 /// a new format version and an upcaster from the old one.
@@ -136,6 +136,18 @@ pub enum Event {
     /// A sandbox is no longer ready.
     #[serde(rename = "compute.stopped")]
     ComputeStopped(agent::ComputeStopped),
+    /// Credentials of a compute provider were set: never the credentials themselves.
+    #[serde(rename = "provider.configured")]
+    ProviderConfigured(provider::Configured),
+    /// A compute provider was asked whether it takes its credentials.
+    #[serde(rename = "provider.verified")]
+    ProviderVerified(provider::Verified),
+    /// Another compute provider is the default.
+    #[serde(rename = "provider.default_changed")]
+    ProviderDefaultChanged(provider::DefaultChanged),
+    /// A compute provider was removed, with its credentials.
+    #[serde(rename = "provider.removed")]
+    ProviderRemoved(provider::Removed),
 }
 
 /// An event as it is written: its type, and its data as the JSON text that is hashed.
@@ -152,7 +164,7 @@ impl Event {
     pub const FIRST_VERSION: i16 = 1;
 
     /// The type names of every event, in the order of the list.
-    pub const KINDS: [&'static str; 42] = [
+    pub const KINDS: [&'static str; 46] = [
         "organization.created",
         "key.created",
         "key.revoked",
@@ -195,6 +207,10 @@ impl Event {
         "compute.started",
         "compute.ticked",
         "compute.stopped",
+        "provider.configured",
+        "provider.verified",
+        "provider.default_changed",
+        "provider.removed",
     ];
 
     /// The newest format version of a type, which is what this program writes; `None` for a type it does not know.
@@ -230,6 +246,10 @@ impl Event {
                 let session = [Subject::Session(event.session_id), Subject::User(event.user_id)];
                 session.into_iter().chain(agent).collect()
             }
+            Self::ProviderConfigured(_)
+            | Self::ProviderVerified(_)
+            | Self::ProviderDefaultChanged(_)
+            | Self::ProviderRemoved(_) => vec![Subject::Providers],
             event => event.subjects_of_work(),
         }
     }
@@ -240,6 +260,10 @@ impl Event {
         let Some(place) = self.place() else { return vec![] };
         let mut subjects = vec![Subject::Agent(place.agent_id), Subject::Session(place.session_id)];
         subjects.extend(self.task_id().map(Subject::Task));
+        // Whether a provider has active agents is what its removal is decided on.
+        if matches!(self, Self::AgentCreated(_) | Self::AgentFailed(_) | Self::AgentTerminated(_)) {
+            subjects.push(Subject::Providers);
+        }
         if self.booked().is_some() {
             subjects.extend([Subject::User(place.user_id), Subject::Organization(place.organization_id)]);
         }

@@ -157,7 +157,12 @@ pub enum Subject {
     Agent(AgentId),
     /// A task of an agent.
     Task(TaskId),
+    /// The compute providers of the organization, all of them: they are decided on together.
+    Providers,
 }
+
+/// What the compute providers are called among subjects: there is one such subject in a log.
+const PROVIDERS: &str = "providers";
 
 impl fmt::Display for Subject {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -169,6 +174,7 @@ impl fmt::Display for Subject {
             Self::Definition(id) => id.fmt(formatter),
             Self::Agent(id) => id.fmt(formatter),
             Self::Task(id) => id.fmt(formatter),
+            Self::Providers => formatter.write_str(PROVIDERS),
         }
     }
 }
@@ -185,6 +191,7 @@ impl FromStr for Subject {
             Some(DefinitionId::PREFIX) => text.parse().map(Self::Definition),
             Some(AgentId::PREFIX) => text.parse().map(Self::Agent),
             Some(TaskId::PREFIX) => text.parse().map(Self::Task),
+            Some(PROVIDERS) if text == PROVIDERS => Ok(Self::Providers),
             _ => Err(Malformed("a known prefix")),
         }
     }
@@ -211,5 +218,7 @@ mod tests {
         let id = UserId::from_ulid(Ulid::from_parts(3, 4));
         assert_eq!(id.to_string().parse(), Ok(Subject::User(id)));
         assert!("evt_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse::<Subject>().is_err());
+        assert_eq!(Subject::Providers.to_string().parse(), Ok(Subject::Providers));
+        assert!("providers_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse::<Subject>().is_err());
     }
 }

@@ -32,6 +32,8 @@ pub mod key;
 pub mod money;
 /// The organization whose log it is: its name, plan and rate limit.
 pub mod organization;
+/// Compute providers: which are configured, which is the default, who uses them.
+pub mod provider;
 /// Secrets: the names and versions of what is confided to an organization or a session.
 pub mod secret;
 /// One user's isolated session: its status and its limits.
@@ -47,7 +49,7 @@ pub use command::{AggregateState, Command};
 pub use event::Event;
 pub use id::Subject;
 
-use id::{OrganizationId, UserId};
+use id::{AgentId, OrganizationId, UserId};
 use time::Timestamp;
 
 /// Something that decides commands on the state its own events have left.
@@ -97,6 +99,14 @@ pub enum Refusal {
     /// Something without an id that the command names does not exist.
     #[error("{0}")]
     Absent(String),
+    /// Agents that are neither terminated nor failed use what the command would end.
+    #[error("{what} has active agents: {}", agents.len())]
+    InUse {
+        /// What they use.
+        what: String,
+        /// The agents.
+        agents: Vec<AgentId>,
+    },
     /// The command does not fit the present state.
     #[error("{0}")]
     Conflict(String),

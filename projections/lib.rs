@@ -14,6 +14,7 @@ mod definitions;
 mod execs;
 mod keys;
 mod organization;
+mod providers;
 mod secrets;
 mod session_usage;
 mod sessions;
@@ -51,7 +52,7 @@ pub trait Projection: Sync {
 }
 
 /// Every projection, in the order in which they are shown.
-pub const ALL: [&dyn Projection; 11] = [
+pub const ALL: [&dyn Projection; 12] = [
     &organization::Organization,
     &keys::Keys,
     &sessions::Sessions,
@@ -63,6 +64,7 @@ pub const ALL: [&dyn Projection; 11] = [
     &tasks::Tasks,
     &execs::Execs,
     &work::Work,
+    &providers::Providers,
 ];
 
 /// Goes up by one whenever [`ALL`] gains or loses a projection or one of them changes its version.

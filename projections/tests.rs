@@ -2,7 +2,7 @@ use theazo_domain::agent_config::AgentConfig;
 use theazo_domain::content::ContentRef;
 use theazo_domain::definition::{Archived, Versioned};
 use theazo_domain::event::Event;
-use theazo_domain::id::{DefinitionId, SessionId, UserId};
+use theazo_domain::id::{DefinitionId, SessionId, UserId, ValueId};
 use theazo_domain::session::{Changed, Created, Limits, LimitsChanged};
 
 use super::*;
@@ -155,6 +155,31 @@ fn a_value_of_another_kind_is_a_mistake_of_the_fold() {
 }
 
 #[test]
+fn a_default_that_is_removed_leaves_one_row_that_is_the_default() {
+    use theazo_domain::provider::{Configured, DefaultChanged, Finding, ProviderName, Removed, Verified};
+    let (provider, credentials) =
+        (ProviderName::E2b, "val_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse::<ValueId>().unwrap());
+    let (from, to) = (ProviderName::Local, provider);
+    let happened = [
+        Event::ProviderConfigured(Configured { provider, credentials, replaces: None }),
+        Event::ProviderVerified(Verified { provider, credentials, finding: Finding::active() }),
+        Event::ProviderDefaultChanged(DefaultChanged { from, to }),
+    ];
+    let stages = fold("providers", &happened);
+    let change::Change::Put(values) = &stages[0][0].change else { panic!("a put") };
+    let shown =
+        [(0, credentials.to_string()), (2, "active".to_owned())].map(|(at, text)| (at, Value::Text(text)));
+    assert!(shown.into_iter().all(|(at, value)| values[at] == value) && values[1] == Value::Integer(1));
+    let gone = [
+        Event::ProviderDefaultChanged(DefaultChanged { from: to, to: from }),
+        Event::ProviderRemoved(Removed { provider, credentials }),
+    ];
+    let stages = fold("providers", &gone);
+    assert_eq!(stages[0][0].change, change::Change::Delete);
+    assert_eq!(stages[0][1].change, change::Change::Set(vec![(1, Value::Integer(1))]));
+}
+
+#[test]
 fn the_epoch_goes_up_with_every_change_of_the_set() {
     let set: Vec<String> = ALL
         .iter()
@@ -173,6 +198,7 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "tasks@1",
         "execs@1",
         "work@1",
+        "providers@1",
     ];
     assert_eq!((EPOCH, set), (3, expected.map(str::to_owned).to_vec()));
 }

@@ -7,6 +7,7 @@ use url::Url;
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::log::Log;
+use crate::providers::Vendors;
 use crate::providers::client::Clients;
 use crate::vault::ServerKeys;
 
@@ -22,6 +23,8 @@ pub struct App {
     pub clients: Clients,
     /// The search engine that agents may ask.
     pub search_engine: Option<Url>,
+    /// Where the vendors of compute are.
+    pub vendors: Vendors,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// True from when the server is to stop: streams end then, and it says that it is not ready.

@@ -229,3 +229,11 @@ pub const SANDBOX_START_DEADLINE: Duration = Duration::from_secs(10);
 pub const SANDBOX_END_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest path of a file in a sandbox, as callers give it.
 pub const SANDBOX_PATH_BYTES: usize = 4_096;
+/// Agents that an answer names at most where they are why something cannot be done.
+pub const NAMED_AGENTS: usize = 100;
+/// How long a compute provider may take to say whether it takes its credentials.
+pub const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
+/// The largest answer of a compute provider to that question.
+pub const VERIFY_BYTES: usize = 64 * 1024;
+/// How often the credentials of a compute provider are read until the version that the log names lies there.
+pub const SEALED_READS: usize = 3;

@@ -141,7 +141,8 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
             let (stopping, _) = watch::channel(false);
             let clients = Clients::new(Guard::new(settings.outside.allowed_networks.clone()));
             let search_engine = settings.outside.search_engine.clone();
-            let app = Arc::new(App { database, log, keys, clients, search_engine, clock, stopping });
+            let vendors = settings.outside.vendors.clone();
+            let app = Arc::new(App { database, log, keys, clients, search_engine, vendors, clock, stopping });
             Ok(Booted { app, site, listener, first_keys })
         }
         Err(error) => {

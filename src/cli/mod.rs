@@ -7,6 +7,7 @@ mod key;
 mod log;
 mod org;
 mod output;
+mod outside;
 mod projection;
 mod sandbox;
 mod secret;

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use url::Url;
 
 use super::output::{Output, line};
-use super::{Error, Outcome, sandbox};
+use super::outside::Outside;
+use super::{Error, Outcome};
 use crate::boot::{self, Booted, FIRST_KEYS_FILE, FirstKeys, Settings};
 use crate::postgres::State;
-use crate::{config, http, providers, serve};
+use crate::{config, http, serve};
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
@@ -19,46 +19,13 @@ pub(super) struct Arguments {
     /// The address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", env = "THEAZO_LISTEN", default_value = DEFAULT_LISTEN)]
     listen: String,
-    /// Ranges such as 10.0.0.0/8 that customers may name as addresses of webhooks and tools, which are else public only
-    #[arg(long, value_name = "CIDR", env = "THEAZO_ALLOW_PRIVATE_NETWORK", value_delimiter = ',')]
-    allow_private_network: Vec<String>,
-    /// The search engine that agents may ask: a SearXNG whose settings allow the JSON format
-    #[arg(long, value_name = "URL", env = "THEAZO_SEARCH_URL")]
-    search_url: Option<String>,
     #[command(flatten)]
-    sandbox: sandbox::SandboxArguments,
-}
-
-impl Arguments {
-    /// What the operator says of what lies outside. An empty text counts as none.
-    fn outside(&self, data_dir: &Path) -> Result<providers::Settings, Error> {
-        let given = self.allow_private_network.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
-        let read = |text: &str| {
-            text.parse().map_err(|error| Error::Usage(format!("--allow-private-network {text}: {error}")))
-        };
-        let allowed_networks = given.map(read).collect::<Result<_, _>>()?;
-        let engine = self.search_url.as_deref().map(str::trim).filter(|text| !text.is_empty());
-        let search_engine = engine.map(search_engine).transpose()?;
-        let sandboxes = Some(self.sandbox.options(data_dir)?);
-        Ok(providers::Settings { allowed_networks, search_engine, sandboxes })
-    }
-}
-
-fn search_engine(text: &str) -> Result<Url, Error> {
-    let wrong = |why: &str| Error::Usage(format!("--search-url: {why}"));
-    let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
-    let web = matches!(url.scheme(), "http" | "https");
-    if web { Ok(url) } else { Err(wrong("expected an http or https address")) }
+    outside: Outside,
 }
 
 impl Default for Arguments {
     fn default() -> Self {
-        Self {
-            listen: DEFAULT_LISTEN.to_owned(),
-            allow_private_network: vec![],
-            search_url: None,
-            sandbox: sandbox::SandboxArguments::default(),
-        }
+        Self { listen: DEFAULT_LISTEN.to_owned(), outside: Outside::default() }
     }
 }
 
@@ -67,7 +34,7 @@ pub(super) async fn run(
     arguments: &Arguments,
     _output: Output,
 ) -> Result<Outcome, Error> {
-    let settings = Settings { outside: arguments.outside(&settings.data_dir)?, ..settings.clone() };
+    let settings = Settings { outside: arguments.outside.settings(&settings.data_dir)?, ..settings.clone() };
     // Before anything is started or made: a port that is taken is found out at once.
     let unusable = |error| Error::Usage(format!("cannot listen on {}: {error}", arguments.listen));
     let listener = serve::listen(&arguments.listen).await.map_err(unusable)?;

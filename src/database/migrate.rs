@@ -21,6 +21,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V4__sealed", include_str!("../../migrations/0004_sealed.sql")),
         ("V5__secrets", include_str!("../../migrations/0005_secrets.sql")),
         ("V6__definitions", include_str!("../../migrations/0006_definitions.sql")),
+        ("V7__providers", include_str!("../../migrations/0007_providers.sql")),
         ("V8__agents", include_str!("../../migrations/0008_agents.sql")),
     ]
     .into_iter()

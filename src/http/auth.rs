@@ -45,6 +45,8 @@ pub(crate) trait Right: Send {
 
 /// To ask for anything at all.
 pub(crate) struct Enter;
+/// To change keys, providers and rate cards.
+pub(crate) struct Administer;
 /// To change what is no key, provider or rate card.
 pub(crate) struct Write;
 /// To read everything.
@@ -55,6 +57,12 @@ pub(crate) struct Inspect;
 impl Right for Enter {
     fn belongs_to(_role: Role) -> bool {
         true
+    }
+}
+
+impl Right for Administer {
+    fn belongs_to(role: Role) -> bool {
+        matches!(role, Role::Admin)
     }
 }
 
@@ -84,6 +92,8 @@ pub(crate) struct Having<R> {
 
 /// Has a valid key.
 pub(crate) type Visitor = Having<Enter>;
+/// May change keys, providers and rate cards.
+pub(crate) type Administrator = Having<Administer>;
 /// May change what is no key, provider or rate card.
 pub(crate) type Writer = Having<Write>;
 /// May read everything.

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 use theazo_domain::Refusal;
-use theazo_domain::id::RequestId;
+use theazo_domain::id::{AgentId, RequestId};
 use utoipa::ToSchema;
 
 use crate::log::Failure;
@@ -28,6 +28,14 @@ pub(crate) enum Error {
     /// It does not fit the present state.
     #[error("{0}")]
     Conflict(String),
+    /// It does not fit the present state, since these agents are active.
+    #[error("{message}")]
+    InUse {
+        /// What it is about.
+        message: String,
+        /// The agents, some of them where there are many.
+        agents: Vec<AgentId>,
+    },
     /// The request is not of the form that it must have: every field that is wrong, at once.
     #[error("The request is not valid. See details.fields.")]
     Unprocessable(Vec<Field>),
@@ -126,7 +134,7 @@ impl Error {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
-            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::Conflict(_) | Self::InUse { .. } => (StatusCode::CONFLICT, "conflict"),
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable_entity"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
@@ -140,6 +148,7 @@ impl Error {
     fn details(&self) -> Option<Value> {
         match self {
             Self::Unprocessable(fields) => Some(json!({ "fields": fields })),
+            Self::InUse { agents, .. } => Some(json!({ "agents": agents })),
             Self::RateLimited { retry_after_s } => Some(json!({ "retryAfter": retry_after_s })),
             _ => None,
         }
@@ -210,6 +219,10 @@ impl From<&Refusal> for Error {
         match refusal {
             Refusal::NotFound(_) | Refusal::Absent(_) => Self::NotFound(format!("{refusal}.")),
             Refusal::Conflict(_) | Refusal::Existing(_) => Self::Conflict(format!("{refusal}.")),
+            Refusal::InUse { agents, .. } => Self::InUse {
+                message: format!("{refusal}."),
+                agents: agents.iter().take(config::NAMED_AGENTS).copied().collect(),
+            },
         }
     }
 }

@@ -13,7 +13,7 @@ use super::Edge;
 use super::auth::Caller;
 use super::body::Signed;
 use super::error::{Complete, Error};
-use crate::log::{Answer, Answered, Answering, Once, Submission};
+use crate::log::{self, Answer, Answered, Answering, Once, Submission};
 use crate::vault::Key;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -31,18 +31,28 @@ pub(crate) async fn act(
     answering: Answering,
 ) -> Result<Response, Error> {
     let log = &edge.app.log;
-    let Some(key) = &request.idempotency_key else {
+    let Some(once) = once(edge, caller, request) else {
         let verdict = log.execute(caller.tenant, submission).await?;
         let answer = answering(log.scope(caller.tenant.id), &verdict).await?;
         return Ok(respond(Answered { answer, replayed: false }));
     };
-    let secret = &edge.app.keys.answers;
-    let once = Once {
-        key: key.clone(),
-        key_digest: digest(secret, &[b"key", caller.tenant.id.0.to_string().as_bytes(), key.as_bytes()]),
-        fingerprint: fingerprint(secret, request),
-    };
     Ok(respond(log.execute_once(caller.tenant, submission, once, answering).await?))
+}
+
+/// Whether the request's `Idempotency-Key` has an answer already, so that whatever else its command would need (a call
+/// to someone outside) is not needed.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub(crate) async fn is_answered(edge: &Edge, caller: &Caller, request: &Signed) -> Result<bool, Error> {
+    let Some(once) = once(edge, caller, request) else { return Ok(false) };
+    Ok(log::read::is_kept(edge.app.log.scope(caller.tenant.id), &once.key_digest).await?)
+}
+
+fn once(edge: &Edge, caller: &Caller, request: &Signed) -> Option<Once> {
+    let (key, secret) = (request.idempotency_key.as_ref()?, &edge.app.keys.answers);
+    let key_digest = digest(secret, &[b"key", caller.tenant.id.0.to_string().as_bytes(), key.as_bytes()]);
+    Some(Once { key: key.clone(), key_digest, fingerprint: fingerprint(secret, request) })
 }
 
 /// A success, as it is sent and kept.

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::auth::Visitor;
 use super::error::{Envelope, Error, Field};
-use super::v1::{definitions, events, limits, secrets, sessions};
+use super::v1::{definitions, events, limits, providers, secrets, sessions};
 use super::{Edge, access, health};
 use crate::app::App;
 
@@ -32,6 +32,9 @@ fn api() -> OpenApiRouter<Edge> {
         .routes(routes!(definitions::versions))
         .routes(routes!(secrets::set, secrets::list))
         .routes(routes!(secrets::delete))
+        .routes(routes!(providers::list, providers::configure))
+        .routes(routes!(providers::remove))
+        .routes(routes!(providers::verify))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
         .routes(routes!(events::get))

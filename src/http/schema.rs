@@ -65,6 +65,13 @@ fn describe(error: &ValidationError<'_>, fields: &mut Vec<Field>) {
         fields.push(Field::new(path, "required", "is required"));
         return;
     }
+    if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind() {
+        for name in unexpected {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            fields.push(Field::new(path, "additionalProperties", "is not known here"));
+        }
+        return;
+    }
     let message = error.masked_with("the value").to_string();
     fields.push(Field::new(path, error.kind().keyword(), message));
 }

@@ -4,6 +4,8 @@
 pub mod client;
 /// Compute: sandboxes, here and at vendors.
 pub mod compute;
+/// The credentials of compute providers.
+pub mod credentials;
 /// Which addresses a customer may have called.
 pub mod guard;
 /// Language models.
@@ -11,7 +13,10 @@ pub mod model;
 mod resolver;
 /// The built-in tools.
 pub mod tools;
+/// Whether a provider takes its credentials.
+pub mod verify;
 
+use credentials::DockerHost;
 use guard::Network;
 use url::Url;
 
@@ -24,4 +29,28 @@ pub struct Settings {
     pub search_engine: Option<Url>,
     /// How sandboxes on this machine are made, for whoever runs programs in them.
     pub sandboxes: Option<compute::local::Options>,
+    /// Where the vendors are.
+    pub vendors: Vendors,
+}
+
+/// Where the vendors of compute are.
+#[derive(Debug, Clone)]
+pub struct Vendors {
+    /// E2B's API.
+    pub e2b: Url,
+    /// The API of Fly's machines.
+    pub fly: Url,
+    /// The Docker engine of providers that name none.
+    pub docker: DockerHost,
+}
+
+impl Default for Vendors {
+    fn default() -> Self {
+        let url = |text: &str| Url::parse(text).expect("it is a URL");
+        Self {
+            e2b: url("https://api.e2b.app"),
+            fly: url("https://api.machines.dev"),
+            docker: DockerHost::Socket("/var/run/docker.sock".into()),
+        }
+    }
 }

@@ -4,6 +4,8 @@
 pub mod definition;
 /// API keys and whose they are.
 pub mod key;
+/// Compute providers.
+pub mod provider;
 /// What is sealed, as it lies beside the log.
 pub mod sealed;
 /// Secrets: which there are, and what they say to what runs in a session.

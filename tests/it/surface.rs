@@ -30,10 +30,11 @@ fn operations(id: &str) -> Vec<Operation> {
                 path: path
                     .replace("{id}", id)
                     .replace("{name}", id)
+                    .replace("{provider}", id)
                     .replace("{userId}", "someone")
                     .replace("{position}", "999999"),
                 public: described.get("security").is_none(),
-                has_id: path.contains("{id}") || path.contains("{name}") || path.contains("{position}"),
+                has_id: ["{id}", "{name}", "{provider}", "{position}"].iter().any(|part| path.contains(part)),
                 described: described.clone(),
             });
         }

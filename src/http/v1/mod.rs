@@ -5,6 +5,7 @@ pub(crate) mod definitions;
 pub(crate) mod events;
 pub(crate) mod limits;
 mod money;
+pub(crate) mod providers;
 pub(crate) mod secrets;
 pub(crate) mod sessions;
 

@@ -4,6 +4,7 @@ pub(crate) mod api;
 pub(crate) mod cluster;
 pub(crate) mod logs;
 pub(crate) mod models;
+pub(crate) mod observer;
 pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod site;

@@ -9,6 +9,7 @@ use theazo::clock::{Clock, ManualClock, SystemClock};
 use theazo::database::{Database, connector, migrate};
 use theazo::keys::{self, Secret};
 use theazo::log::{self, Accepted, Actor, Log, Provenance, Submission, Tenant};
+use theazo::providers::Settings;
 use theazo::providers::client::Clients;
 use theazo::providers::guard::Guard;
 use theazo::random;
@@ -45,6 +46,7 @@ pub(crate) struct Site {
     pub(crate) servers: [Server; 2],
     pub(crate) database: TestDatabase,
     pub(crate) clock: Arc<ManualClock>,
+    outside: Settings,
     turn: AtomicUsize,
 }
 
@@ -52,6 +54,11 @@ impl Site {
     /// Servers that look at the machine's clock.
     pub(crate) async fn new() -> Arc<Self> {
         Self::with(Arc::new(SystemClock)).await
+    }
+
+    /// Servers whose operator says this of what lies outside.
+    pub(crate) async fn with_outside(outside: Settings) -> Arc<Self> {
+        Self::with_both(Arc::new(SystemClock), outside).await
     }
 
     /// Servers whose clock stands until `site.clock` is moved.
@@ -64,20 +71,24 @@ impl Site {
 
     /// Servers with this clock.
     pub(crate) async fn with(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Self::with_both(clock, Settings::default()).await
+    }
+
+    async fn with_both(clock: Arc<dyn Clock>, outside: Settings) -> Arc<Self> {
         let database = cluster::database_from(Some(template().await)).await;
-        let servers = [server(&database, &clock), server(&database, &clock)];
+        let servers = [server(&database, &clock, &outside), server(&database, &clock, &outside)];
         let unused = Arc::new(ManualClock::at(0));
-        Arc::new(Self { servers, database, clock: unused, turn: AtomicUsize::new(0) })
+        Arc::new(Self { servers, database, clock: unused, outside, turn: AtomicUsize::new(0) })
     }
 
     /// Another server over the same database, as after a restart.
     pub(crate) fn another(&self) -> Server {
-        server(&self.database, &self.servers[0].app.clock)
+        server(&self.database, &self.servers[0].app.clock, &self.outside)
     }
 
     /// Another server, which reaches the same database by this login.
     pub(crate) fn another_by(&self, login: &Config) -> Server {
-        server_by(login, &self.servers[0].app.clock)
+        server_by(login, &self.servers[0].app.clock, &self.outside)
     }
 
     /// The servers take turns.
@@ -165,20 +176,21 @@ async fn template() -> &'static str {
         .await
 }
 
-fn server(database: &TestDatabase, clock: &Arc<dyn Clock>) -> Server {
-    server_by(&database.config(), clock)
+fn server(database: &TestDatabase, clock: &Arc<dyn Clock>, outside: &Settings) -> Server {
+    server_by(&database.config(), clock, outside)
 }
 
-fn server_by(login: &Config, clock: &Arc<dyn Clock>) -> Server {
+fn server_by(login: &Config, clock: &Arc<dyn Clock>, outside: &Settings) -> Server {
     let tls = connector(login, None).expect("there is a way to connect");
     let database = Database::new(login, tls).expect("the pools are made");
     let keys = Arc::new(super::logs::keys());
     let log = Log::new(database.clone(), Arc::clone(&keys), Arc::clone(clock));
     let listener = log.listen();
-    let clients = Clients::new(Guard::default());
+    let clients = Clients::new(Guard::new(outside.allowed_networks.clone()));
+    let (vendors, search_engine) = (outside.vendors.clone(), outside.search_engine.clone());
     let stopping = watch::Sender::new(false);
     let clock = Arc::clone(clock);
-    let app = Arc::new(App { database, log, keys, clients, search_engine: None, clock, stopping });
+    let app = Arc::new(App { database, log, keys, clients, search_engine, vendors, clock, stopping });
     let router = theazo::http::router(Arc::clone(&app));
     Server { app, router, listener }
 }

@@ -2,5 +2,6 @@
 
 mod definitions;
 mod events;
+mod providers;
 mod secrets;
 mod sessions;

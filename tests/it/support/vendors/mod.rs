@@ -5,6 +5,7 @@ pub(crate) mod docker;
 pub(crate) mod e2b;
 pub(crate) mod fly;
 pub(crate) mod inside;
+pub(crate) mod verify;
 pub(crate) mod webhook;
 
 use std::collections::{BTreeMap, VecDeque};
