@@ -168,3 +168,21 @@ async fn a_missing_interpreter_is_named() {
     let Error::Unsupported(text) = error else { panic!("{error}") };
     assert!(text.contains("node") && text.contains("/nowhere"), "{text}");
 }
+
+#[tokio::test]
+async fn programs_of_one_agent_share_its_totals() {
+    let sandboxes = Sandboxes::with(|options| options.limits.memory_bytes = 256 << 20);
+    let (_, handle) = sandboxes.create().await;
+    let large = program(
+        Language::Python,
+        "import os, time\nm = b'x' * (150 << 20)\nopen(f'large{os.urandom(4).hex()}', 'w')\n\
+         while sum(n.startswith('large') for n in os.listdir()) < 2: time.sleep(0.02)\ntime.sleep(3)",
+    );
+    let (one, other) =
+        tokio::join!(sandboxes.compute.run(&handle, &large), sandboxes.compute.run(&handle, &large));
+    let ends = [one.unwrap(), other.unwrap()];
+    let ended: Vec<_> =
+        ends.iter().filter(|finished| finished.stderr.contains("256 MiB of memory")).collect();
+    assert!(!ended.is_empty(), "{ends:?}");
+    assert!(ended.iter().all(|finished| finished.end == End::Signal(9)), "{ends:?}");
+}

@@ -171,3 +171,30 @@ async fn what_is_no_init_is_not_run_for_one() {
     let refused = sandboxes.compute.run(&handle, &program(Language::Bash, "true")).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
 }
+
+/// Where the machine lets this user make cgroups of version 1, as root does on some; the layout of version 2 is held by
+/// the tests beside the code.
+#[tokio::test]
+async fn a_named_cgroup_holds_what_runs_and_goes_with_the_sandbox() {
+    let parent = Path::new("/sys/fs/cgroup/pids").join(format!("theazo-test-{}", std::process::id()));
+    if std::fs::create_dir(&parent).is_err() {
+        return;
+    }
+    let sandboxes = Sandboxes::with(|options| options.cgroups = vec![parent.clone()]);
+    let (new, handle) = sandboxes.create().await;
+    let group = parent.join(new.agent_id.to_string());
+    let code = "touch began; until [ -e seen ]; do sleep 0.02; done; echo seen";
+    let asked = program(Language::Bash, code);
+    let look = async {
+        until("the program's start", || sandboxes.file(&new, "began").exists().then_some(())).await;
+        let processes = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+        assert!(processes.lines().count() >= 3, "the supervisor, the init and the program: {processes}");
+        assert_eq!(std::fs::read_to_string(group.join("pids.max")).unwrap(), "72\n");
+        sandboxes.compute.write_file(&handle, "seen", b"").await.unwrap();
+    };
+    let (finished, ()) = tokio::join!(sandboxes.compute.run(&handle, &asked), look);
+    wrote(&finished.unwrap(), "seen\n");
+    sandboxes.compute.terminate(&handle).await.unwrap();
+    assert!(!group.exists());
+    std::fs::remove_dir(parent).unwrap();
+}

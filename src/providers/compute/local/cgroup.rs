@@ -78,3 +78,66 @@ impl Group {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        memory_bytes: 1_000,
+        processes: 64,
+        disk_bytes: 0,
+        files: 0,
+        open_files: 0,
+        processor_time: Duration::ZERO,
+    };
+
+    /// A folder with files of these names, as the kernel makes them with the folder of a group.
+    fn folder(path: &Path, files: &[(&str, &str)]) {
+        fs::create_dir_all(path).expect("a folder is made");
+        for (name, text) in files {
+            fs::write(path.join(name), text).expect("a file is written");
+        }
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("theazo-cgroup-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        path
+    }
+
+    #[test]
+    fn one_group_of_version_2_holds_both_totals() {
+        let parent = scratch("second");
+        folder(&parent, &[("cgroup.subtree_control", "cpu memory pids\n")]);
+        let files = ["memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "cgroup.procs"];
+        folder(&parent.join("agt"), &files.map(|name| (name, "")));
+        let parents = [parent.clone()];
+        assert!(complete(&parents));
+        Group::make(&parents, "agt", &LIMITS).and_then(|group| group.take(7)).expect("the group is made");
+        let written = files.map(|name| fs::read_to_string(parent.join("agt").join(name)).unwrap_or_default());
+        assert_eq!(written, ["1000", "0", "1", "72", "7"]);
+        folder(&parent, &[("cgroup.subtree_control", "cpu pids\n")]);
+        assert_eq!((controllers(&parent), complete(&parents)), (vec!["pids"], false));
+        let _ = fs::remove_dir_all(parent);
+    }
+
+    #[test]
+    fn version_1_needs_a_group_of_each_controller() {
+        let root = scratch("first");
+        let (memory, pids) = (root.join("memory/ours"), root.join("pids/ours"));
+        folder(&memory, &[("memory.limit_in_bytes", ""), ("cgroup.clone_children", "")]);
+        folder(&pids, &[("cgroup.clone_children", "")]);
+        folder(&memory.join("agt"), &[("memory.limit_in_bytes", ""), ("cgroup.procs", "")]);
+        folder(&pids.join("agt"), &[("pids.max", ""), ("cgroup.procs", "")]);
+        assert_eq!((controllers(&memory), controllers(&pids)), (vec!["memory"], vec!["pids"]));
+        assert!(complete(&[memory.clone(), pids.clone()]) && !complete(&[memory.clone()]));
+        Group::make(&[memory.clone(), pids.clone()], "agt", &LIMITS).expect("the groups are made");
+        let limit = fs::read_to_string(memory.join("agt/memory.limit_in_bytes")).unwrap_or_default();
+        let processes = fs::read_to_string(pids.join("agt/pids.max")).unwrap_or_default();
+        assert_eq!((&*limit, &*processes), ("1000", "72"));
+        let _ = fs::remove_dir_all(root);
+    }
+}
