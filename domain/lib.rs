@@ -34,6 +34,8 @@ pub mod money;
 pub mod organization;
 /// Compute providers: which are configured, which is the default, who uses them.
 pub mod provider;
+/// What compute and models cost: the rate card.
+pub mod rates;
 /// Secrets: the names and versions of what is confided to an organization or a session.
 pub mod secret;
 /// One user's isolated session: its status and its limits.

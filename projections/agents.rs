@@ -61,8 +61,8 @@ impl Projection for Agents {
                 let key = vec![text(created.place.agent_id)];
                 changes.put(&TABLE, key, begun(created, happened));
             }
-            Event::AgentProvisioned(Readied { place, sandbox })
-            | Event::AgentWoken(Readied { place, sandbox }) => {
+            Event::AgentProvisioned(Readied { place, sandbox, .. })
+            | Event::AgentWoken(Readied { place, sandbox, .. }) => {
                 set(*place, vec![("sandbox", text(sandbox)), ("ready", Value::Integer(1))]);
             }
             Event::AgentSuspended(event) => {

@@ -2,6 +2,7 @@
 
 use theazo_domain::Event;
 use theazo_domain::charge::Place;
+use theazo_domain::id::TaskId;
 use theazo_domain::time::Timestamp;
 
 use crate::table::{optional, text};
@@ -62,8 +63,13 @@ impl Projection for Work {
         let mut todo = Todo { changes };
         match happened.event {
             Event::AgentCreated(event) => todo.put(kind::PROVISION, event.place, None, now),
-            Event::AgentProvisioned(event) => todo.done(kind::PROVISION, event.place),
-            Event::TaskCreated(event) => todo.put(kind::RUN, event.place, Some(text(event.task_id)), now),
+            Event::AgentProvisioned(event) => {
+                todo.done(kind::PROVISION, event.place);
+                todo.run(event.place, event.task_id, now);
+            }
+            Event::TaskCreated(event) if !event.waits => {
+                todo.put(kind::RUN, event.place, Some(text(event.task_id)), now)
+            }
             Event::TaskCompleted(event) | Event::TaskFailed(event) | Event::TaskCancelled(event) => {
                 todo.done(kind::RUN, event.place);
             }
@@ -75,18 +81,21 @@ impl Projection for Work {
                 todo.done(kind::SUSPEND, event.place);
                 if event.asleep {
                     todo.put(kind::WAKE, event.place, None, now);
-                }
-                if let Some(task_id) = event.task_id {
-                    todo.put(kind::RUN, event.place, Some(text(task_id)), now);
+                } else {
+                    todo.run(event.place, event.task_id, now);
                 }
             }
             Event::AgentSuspended(event) => {
                 todo.done(kind::SUSPEND, event.place);
                 if event.late {
+                    todo.done(kind::RUN, event.place);
                     todo.put(kind::WAKE, event.place, None, now);
                 }
             }
-            Event::AgentWoken(event) => todo.done(kind::WAKE, event.place),
+            Event::AgentWoken(event) => {
+                todo.done(kind::WAKE, event.place);
+                todo.run(event.place, event.task_id, now);
+            }
             Event::AgentTerminated(event) => {
                 todo.end(event.place, event.open_call.then(|| later(CALL_GRACE_MS)), now)
             }
@@ -119,6 +128,12 @@ struct Todo<'a> {
 impl Todo<'_> {
     fn put(&mut self, kind: &str, place: Place, task_id: Option<Value>, due: Timestamp) {
         self.changes.put(&TABLE, vec![text(kind), text(place.agent_id)], row(place, task_id, due));
+    }
+
+    fn run(&mut self, place: Place, task_id: Option<TaskId>, now: Timestamp) {
+        if let Some(task_id) = task_id {
+            self.put(kind::RUN, place, Some(text(task_id)), now);
+        }
     }
 
     fn done(&mut self, kind: &str, place: Place) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use url::Url;
 
 use crate::clock::Clock;
@@ -9,6 +10,9 @@ use crate::database::Database;
 use crate::log::Log;
 use crate::providers::Vendors;
 use crate::providers::client::Clients;
+use crate::providers::compute::Compute;
+use crate::providers::model::Models;
+use crate::providers::tools::typescript::Converter;
 use crate::vault::ServerKeys;
 
 /// The server's parts, shared by every request and worker.
@@ -25,6 +29,14 @@ pub struct App {
     pub search_engine: Option<Url>,
     /// Where the vendors of compute are.
     pub vendors: Vendors,
+    /// The models.
+    pub models: Models,
+    /// Sandboxes on this machine.
+    pub local: Arc<dyn Compute>,
+    /// Makes JavaScript of TypeScript.
+    pub typescript: Converter,
+    /// Wakes the workers of this server: there may be something to do.
+    pub nudge: Arc<Notify>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// True from when the server is to stop: streams end then, and it says that it is not ready.

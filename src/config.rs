@@ -237,3 +237,49 @@ pub const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
 pub const VERIFY_BYTES: usize = 64 * 1024;
 /// How often the credentials of a compute provider are read until the version that the log names lies there.
 pub const SEALED_READS: usize = 3;
+/// Pieces of work that a server does at the same time.
+pub const PIECES_OF_WORK: usize = 512;
+/// Pieces of work that a server takes at a time.
+pub const PIECES_AT_ONCE: usize = 64;
+/// How often a server looks for work that is due when nothing tells it to.
+pub const WORK_POLL: Duration = Duration::from_millis(500);
+/// How long a server has a piece of work without saying that it is still at it; then another may take it.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// How often it says so.
+pub const LEASE_RENEWAL: Duration = Duration::from_secs(3);
+/// How long what is under way may take to end once the server was told to stop.
+pub const HAND_BACK: Duration = Duration::from_millis(800);
+/// The longest life that a vendor is asked to give to a sandbox that is not ended before.
+pub const SANDBOX_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
+/// The largest task.
+pub const TASK_BYTES: usize = 512 * 1024;
+/// Seconds that a run may take where nobody says.
+pub const RUN_DEFAULT_SECONDS: i64 = 300;
+/// How often a run may ask its model.
+pub const TURNS: u32 = 200;
+/// The text of a conversation that a model is given at most: older tasks are left out of it.
+pub const CONVERSATION_BYTES: usize = 2 * 1024 * 1024;
+/// The model of agents that name none, on a server whose operator has named none.
+pub const DEFAULT_MODEL: &str = "claude-sonnet-4-20250514";
+/// The most tokens of an answer where nobody says.
+pub const DEFAULT_MAX_TOKENS: u32 = 4_096;
+/// How long one call to a model may take.
+pub const MODEL_CALL_DEADLINE: Duration = Duration::from_secs(600);
+/// How often a call to a model that came to nothing is followed by another.
+pub const MODEL_REPEATS: u32 = 3;
+/// How long to rest before that, the first time; twice as long each time after.
+pub const MODEL_REST: Duration = Duration::from_millis(500);
+/// The longest such rest, whatever the vendor asks for.
+pub const MODEL_LONGEST_REST: Duration = Duration::from_secs(30);
+/// How long a call of a tool may take.
+pub const TOOL_DEADLINE: Duration = Duration::from_secs(135);
+/// How long a program may run.
+pub const EXEC_LIMIT: Duration = Duration::from_secs(120);
+/// Bytes of each output of a program that are kept.
+pub const PROGRAM_OUTPUT_BYTES: usize = 1024 * 1024;
+/// Characters of a program's output that a model is shown.
+pub const TOOL_OUTPUT_CHARACTERS: usize = 32 * 1024;
+/// Bytes of a file that a model is shown.
+pub const FILE_TOOL_BYTES: usize = 64 * 1024;
+/// Entries of a folder that a model is shown.
+pub const FILE_TOOL_ENTRIES: usize = 1_000;

@@ -32,6 +32,8 @@ pub mod providers;
 pub mod random;
 /// The queries behind the API: what is read for an answer, one file a resource.
 pub mod read;
+/// The workers: what has to happen next.
+pub mod runtime;
 /// The serving loop, from the first connection to the last.
 pub mod serve;
 /// The vault: the master key, and what is wrapped by it.

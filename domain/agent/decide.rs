@@ -118,6 +118,8 @@ pub enum Command {
         /// The vendor's id of the call.
         vendor_id: Option<String>,
     },
+    /// A call to a model has outlived its agent, and nobody waits for it any more.
+    CloseCall,
     /// A tool is to be called.
     StartTool {
         /// Which claim asks.
@@ -213,9 +215,10 @@ impl Existing {
     /// What the workers that look after the sandbox tell.
     fn decide_sandbox(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
         let (life, place, now) = (&self.life, self.life.place, facts.now);
+        let task_id = life.task.filter(|_| life.pause == Pause::No);
         match command {
             Command::Provisioned { sandbox } if life.ending.is_none() && life.sandbox == Sandbox::Unmade => {
-                let readied = Readied { place, sandbox: sandbox.clone() };
+                let readied = Readied { place, sandbox: sandbox.clone(), task_id };
                 let mut events = vec![Event::AgentProvisioned(readied)];
                 events.push(life.start_compute(life.held_ms, now));
                 if let Pause::Requested(cause) = life.pause {
@@ -231,7 +234,8 @@ impl Existing {
                 Ok(vec![Event::AgentSuspended(Suspended { place, sandbox, stored_bytes, late })])
             }
             Command::Woken { sandbox } if matches!(life.sandbox, Sandbox::Asleep(_)) => {
-                let mut events = vec![Event::AgentWoken(Readied { place, sandbox: sandbox.clone() })];
+                let mut events =
+                    vec![Event::AgentWoken(Readied { place, sandbox: sandbox.clone(), task_id })];
                 if life.ending.is_none() && life.pause == Pause::No && life.lease.is_none() {
                     events.push(life.start_compute(life.held_ms, now));
                 }
@@ -270,7 +274,8 @@ impl Existing {
                     return Ok(vec![session.refused(place, Some(place.agent_id), "run", excess)]);
                 }
                 let (task_id, task) = (*task_id, task.clone());
-                Ok(vec![Event::TaskCreated(super::TaskCreated { place, task_id, task })])
+                let waits = !matches!(life.sandbox, Sandbox::Ready(_));
+                Ok(vec![Event::TaskCreated(super::TaskCreated { place, task_id, task, waits })])
             }
             Command::StartExec { exec_id, language, code } => {
                 let session = self.may_begin(facts)?;

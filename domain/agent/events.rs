@@ -55,6 +55,9 @@ pub struct Readied {
     pub place: Place,
     /// How the provider finds it.
     pub sandbox: String,
+    /// The task that waited for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_id: Option<TaskId>,
 }
 
 /// The sandbox could not be made or came to an end: the agent is of no more use.
@@ -193,6 +196,9 @@ pub struct TaskCreated {
     pub task_id: TaskId,
     /// What is to be done, beside the log.
     pub task: ContentRef,
+    /// Whether it waits for the sandbox to be ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
 }
 
 /// A worker took the task: the first one starts it, a later one goes on after a crash.

@@ -35,8 +35,8 @@ pub struct Opening {
 pub struct Answer {
     /// The call.
     pub call_id: CallId,
-    /// What it used.
-    pub tokens: Tokens,
+    /// What it used; none where the vendor did not say: then it may have cost up to its worst case.
+    pub tokens: Option<Tokens>,
     /// Why it ended.
     pub stop: Stop,
     /// What it said and which tools it called.
@@ -112,6 +112,10 @@ impl Existing {
                 events.extend(self.life.landed(self.life.in_flight.saturating_sub(1), facts.now));
                 Ok(events)
             }
+            Command::CloseCall => match &self.call {
+                Some(call) if self.late(call) => Ok(vec![self.lost(call, "its agent ended", None, facts)]),
+                _ => Ok(vec![]),
+            },
             Command::StartTool { .. } | Command::FinishTool { .. } => self.decide_tool(command, facts),
             Command::CompleteTask { epoch, output } => {
                 let task = self.running(*epoch)?;
@@ -208,8 +212,11 @@ impl Existing {
 
     fn settle(&self, answer: &Answer, facts: &Facts) -> Result<Vec<Event>, Refusal> {
         let call = self.call_that_is_open(answer.call_id)?;
-        let charges = call.rates.charges(answer.tokens, facts.now);
-        let booking = Booking { released: call.reserved, charges, ..Booking::default() };
+        let (charges, unconfirmed) = match answer.tokens {
+            Some(tokens) => (call.rates.charges(tokens, facts.now), vec![]),
+            None => (vec![], call.rates.charges_at_worst(call.worst_case, facts.now)),
+        };
+        let booking = Booking { released: call.reserved, charges, unconfirmed, ..Booking::default() };
         let overrun = facts.session.as_ref().and_then(|session| session.overrun(&booking, facts.now));
         let cost = booking.cost();
         let (place, late) = (self.life.place, self.late(call));
@@ -218,7 +225,7 @@ impl Existing {
             task_id: call.task_id,
             call_id: call.id,
             model: call.model.clone(),
-            tokens: answer.tokens,
+            tokens: answer.tokens.unwrap_or_default(),
             stop: answer.stop,
             reply: answer.reply.clone(),
             tool_calls: answer.tool_calls,

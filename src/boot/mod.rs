@@ -23,9 +23,13 @@ use crate::clock::{Clock, SystemClock};
 use crate::database::{self, Database};
 use crate::log::{Failure, Log};
 use crate::providers::client::Clients;
+use crate::providers::compute::Compute;
+use crate::providers::compute::local::{self, LocalCompute};
 use crate::providers::guard::Guard;
+use crate::providers::model::{self, Models, Wire};
+use crate::providers::tools::typescript::Converter;
 use crate::vault::{self, Masters, ServerKeys, Source};
-use crate::{postgres, private_file, providers};
+use crate::{config, postgres, private_file, providers};
 
 /// Where the data is, and who may open it.
 #[derive(Debug, Clone)]
@@ -86,6 +90,9 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// The configuration of models.
+    #[error(transparent)]
+    Models(#[from] model::SettingsError),
     /// A file of the data directory.
     #[error("{}: {reason}", path.display())]
     File {
@@ -141,8 +148,23 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
             let (stopping, _) = watch::channel(false);
             let clients = Clients::new(Guard::new(settings.outside.allowed_networks.clone()));
             let search_engine = settings.outside.search_engine.clone();
-            let vendors = settings.outside.vendors.clone();
-            let app = Arc::new(App { database, log, keys, clients, search_engine, vendors, clock, stopping });
+            let outside = outside(settings, &clients)?;
+            let Outside { models, local, typescript } = outside;
+            let (nudge, vendors) = (Arc::default(), settings.outside.vendors.clone());
+            let app = Arc::new(App {
+                database,
+                log,
+                keys,
+                clients,
+                search_engine,
+                vendors,
+                models,
+                local,
+                typescript,
+                nudge,
+                clock,
+                stopping,
+            });
             Ok(Booted { app, site, listener, first_keys })
         }
         Err(error) => {
@@ -150,6 +172,26 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
             Err(error)
         }
     }
+}
+
+/// What agents need of this machine and of others.
+struct Outside {
+    models: Models,
+    local: Arc<dyn Compute>,
+    typescript: Converter,
+}
+
+fn outside(settings: &Settings, clients: &Clients) -> Result<Outside, Error> {
+    let wire = Wire::new(clients.operator.clone(), config::MODEL_IDLE_DEADLINE);
+    let models = Models::new(model::Settings::from_env(), &wire)?;
+    let given = settings.outside.sandboxes.clone();
+    let options =
+        given.unwrap_or_else(|| local::Options::new(settings.data_dir.join(config::SANDBOX_FOLDER)));
+    let root = options.root.clone();
+    let file = |error: std::io::Error| Error::File { path: root.clone(), reason: error.to_string() };
+    let local = Arc::new(LocalCompute::new(options).map_err(file)?);
+    let typescript = Converter::own().map_err(file)?;
+    Ok(Outside { models, local, typescript })
 }
 
 async fn bring_up(settings: &Settings, site: &Site) -> Result<(Tools, Option<FirstKeys>), Error> {

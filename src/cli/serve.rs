@@ -10,6 +10,7 @@ use super::outside::Outside;
 use super::{Error, Outcome};
 use crate::boot::{self, Booted, FIRST_KEYS_FILE, FirstKeys, Settings};
 use crate::postgres::State;
+use crate::runtime::Runtime;
 use crate::{config, http, serve};
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -46,6 +47,7 @@ pub(super) async fn run(
         .map_err(|error| Error::Usage(format!("cannot handle signals: {error}")))?;
     let lost =
         site.cluster().map(|cluster| tokio::spawn(watch_database(cluster.state(), app.stopping.clone())));
+    let working = Runtime::new(app.clone()).start();
     let url = format!("http://{address}");
     if let Some(keys) = first_keys {
         line(&welcome(&keys, &settings.data_dir.join(FIRST_KEYS_FILE), &url));
@@ -54,6 +56,9 @@ pub(super) async fn run(
     tracing::info!(%address, "serving");
 
     serve::run(listener, http::router(app.clone()), config::CONNECTIONS, app.stopping.subscribe()).await;
+    if timeout(config::HAND_BACK * 2, working).await.is_err() {
+        tracing::warn!("work was still under way at the deadline; its leases run out by themselves");
+    }
     if timeout(config::CLOSE_DEADLINE, app.log.close()).await.is_err() {
         tracing::warn!("commands were still waiting for the database at the deadline");
     }

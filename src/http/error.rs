@@ -4,10 +4,13 @@ use axum::Json;
 use axum::http::header::{ALLOW, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::{Value, json};
 use theazo_domain::Refusal;
 use theazo_domain::id::{AgentId, RequestId};
+use theazo_domain::money::{Currency, Money};
+use theazo_domain::session::LimitRefused;
 use utoipa::ToSchema;
 
 use crate::log::Failure;
@@ -36,6 +39,23 @@ pub(crate) enum Error {
         /// The agents, some of them where there are many.
         agents: Vec<AgentId>,
     },
+    /// A limit has no room for it.
+    #[error("{message}")]
+    LimitExceeded {
+        /// In words.
+        message: String,
+        /// Which limit, and by how much.
+        details: Value,
+    },
+    /// It is being done for another request with this idempotency key.
+    #[error("{0}")]
+    Busy(String),
+    /// A provider outside refused or failed.
+    #[error("{0}")]
+    Upstream(String),
+    /// It took longer than it may.
+    #[error("{0}")]
+    Timeout(String),
     /// The request is not of the form that it must have: every field that is wrong, at once.
     #[error("The request is not valid. See details.fields.")]
     Unprocessable(Vec<Field>),
@@ -134,7 +154,10 @@ impl Error {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
-            Self::Conflict(_) | Self::InUse { .. } => (StatusCode::CONFLICT, "conflict"),
+            Self::LimitExceeded { .. } => (StatusCode::PAYMENT_REQUIRED, "session_limit_exceeded"),
+            Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "provider_error"),
+            Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            Self::Conflict(_) | Self::Busy(_) | Self::InUse { .. } => (StatusCode::CONFLICT, "conflict"),
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable_entity"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
@@ -149,6 +172,7 @@ impl Error {
         match self {
             Self::Unprocessable(fields) => Some(json!({ "fields": fields })),
             Self::InUse { agents, .. } => Some(json!({ "agents": agents })),
+            Self::LimitExceeded { details, .. } => Some(details.clone()),
             Self::RateLimited { retry_after_s } => Some(json!({ "retryAfter": retry_after_s })),
             _ => None,
         }
@@ -163,7 +187,7 @@ impl Error {
     fn retry_after_s(&self) -> Option<i64> {
         match self {
             Self::RateLimited { retry_after_s } => Some(*retry_after_s),
-            Self::Unavailable(_) => Some(config::RETRY_AFTER_S),
+            Self::Unavailable(_) | Self::Busy(_) => Some(config::RETRY_AFTER_S),
             _ => None,
         }
     }
@@ -224,6 +248,32 @@ impl From<&Refusal> for Error {
                 agents: agents.iter().take(config::NAMED_AGENTS).copied().collect(),
             },
         }
+    }
+}
+
+impl From<&LimitRefused> for Error {
+    fn from(refused: &LimitRefused) -> Self {
+        let excess = &refused.excess;
+        // Amounts of money in cents, as everywhere on the wire; counts as they are.
+        let shown = |amount: Decimal| match excess.period {
+            Some(_) => json!(Money { exact: amount, currency: Currency::Usd }.cents()),
+            None => json!(amount.normalize().to_string().parse::<serde_json::Number>().ok()),
+        };
+        let mut details = json!({
+            "limit": excess.limit.as_str(),
+            "allowed": shown(excess.allowed),
+            "spent": shown(excess.spent),
+            "reserved": shown(excess.reserved),
+            "requested": shown(excess.requested),
+        });
+        if let Some(period) = excess.period {
+            details["period"] = json!(period);
+        }
+        if let Some(resets_at) = excess.resets_at {
+            details["resetsAt"] = json!(resets_at);
+        }
+        let message = format!("The limit {} has no room for it.", excess.limit.as_str());
+        Self::LimitExceeded { message, details }
     }
 }
 

@@ -6,14 +6,14 @@ use axum::response::{IntoResponse, Response};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
 use sha2::Sha256;
-use theazo_domain::Refusal;
 use theazo_domain::id::RequestId;
+use theazo_domain::{Event, Refusal};
 
 use super::Edge;
 use super::auth::Caller;
 use super::body::Signed;
 use super::error::{Complete, Error};
-use crate::log::{self, Answer, Answered, Answering, Once, Submission};
+use crate::log::{self, Answer, Answered, Answering, Once, Submission, Verdict};
 use crate::vault::Key;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -30,13 +30,38 @@ pub(crate) async fn act(
     submission: Submission,
     answering: Answering,
 ) -> Result<Response, Error> {
+    decide(edge, caller, request, submission, answering).await.map(respond)
+}
+
+/// As [`act`], for what goes on after it was decided: the answer is given instead of being sent.
+///
+/// # Errors
+/// As [`act`].
+pub(crate) async fn decide(
+    edge: &Edge,
+    caller: &Caller,
+    request: &Signed,
+    submission: Submission,
+    answering: Answering,
+) -> Result<Answered, Error> {
     let log = &edge.app.log;
     let Some(once) = once(edge, caller, request) else {
         let verdict = log.execute(caller.tenant, submission).await?;
         let answer = answering(log.scope(caller.tenant.id), &verdict).await?;
-        return Ok(respond(Answered { answer, replayed: false }));
+        return Ok(Answered { answer, replayed: false });
     };
-    Ok(respond(log.execute_once(caller.tenant, submission, once, answering).await?))
+    Ok(log.execute_once(caller.tenant, submission, once, answering).await?)
+}
+
+/// What the rules said no to: a refusal, or work that does not fit a limit, which is an event.
+pub(crate) fn judged(verdict: &Verdict, request_id: RequestId) -> Option<Answer> {
+    match verdict {
+        Err(refusal) => Some(refused(refusal, request_id)),
+        Ok(accepted) => accepted.events.iter().find_map(|recorded| match &recorded.event {
+            Event::LimitRefused(refused) => Some(failed(&Error::from(refused), request_id)),
+            _ => None,
+        }),
+    }
 }
 
 /// Whether the request's `Idempotency-Key` has an answer already, so that whatever else its command would need (a call
@@ -71,7 +96,8 @@ pub(crate) fn failed(error: &Error, request_id: RequestId) -> Answer {
     success(error.status(), &error.envelope(request_id))
 }
 
-fn respond(answered: Answered) -> Response {
+/// An answer as it is sent.
+pub(crate) fn respond(answered: Answered) -> Response {
     let Answered { answer, replayed } = answered;
     let Ok(status) = StatusCode::from_u16(answer.status) else {
         return Error::internal(format!("a kept answer has the status {}", answer.status)).into_response();

@@ -31,10 +31,12 @@ pub(crate) struct Edge {
     credentials: Arc<credentials::Credentials>,
     /// The requests that wait to be counted.
     rates: Arc<rate::Rates>,
+    /// Frames of agents' streams, made once for all that follow an agent.
+    frames: Arc<v1::agent_stream::Frames>,
 }
 
 impl Edge {
     fn new(app: Arc<App>) -> Self {
-        Self { app, credentials: Arc::default(), rates: Arc::default() }
+        Self { app, credentials: Arc::default(), rates: Arc::default(), frames: Arc::default() }
     }
 }

@@ -13,7 +13,9 @@ use utoipa_axum::routes;
 
 use super::auth::Visitor;
 use super::error::{Envelope, Error, Field};
-use super::v1::{definitions, events, limits, providers, secrets, sessions};
+use super::v1::{
+    agent_stream, agents, definitions, events, exec, limits, providers, secrets, sessions, tasks,
+};
 use super::{Edge, access, health};
 use crate::app::App;
 
@@ -27,6 +29,17 @@ fn api() -> OpenApiRouter<Edge> {
         .routes(routes!(sessions::terminate))
         .routes(routes!(limits::get, limits::change))
         .routes(routes!(limits::usage))
+        .routes(routes!(agents::create, agents::of_session))
+        .routes(routes!(agents::list))
+        .routes(routes!(agents::get))
+        .routes(routes!(agents::pause))
+        .routes(routes!(agents::resume))
+        .routes(routes!(agents::terminate))
+        .routes(routes!(agent_stream::stream))
+        .routes(routes!(exec::exec))
+        .routes(routes!(tasks::run))
+        .routes(routes!(tasks::list))
+        .routes(routes!(tasks::get))
         .routes(routes!(definitions::create, definitions::list))
         .routes(routes!(definitions::get, definitions::update, definitions::archive))
         .routes(routes!(definitions::versions))

@@ -16,6 +16,7 @@ use super::Edge;
 use super::auth::Caller;
 use super::error::Error;
 use super::query::Query;
+use super::v1::agent_stream;
 use crate::config;
 use crate::log::{FeedReader, Stored};
 
@@ -45,8 +46,16 @@ pub(crate) fn position(text: &str) -> Option<i64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// What an event is in this stream: `None` where it is no part of it.
-pub(crate) type Show = Box<dyn Fn(&Stored) -> Option<Frame> + Send + Sync>;
+/// What an event is in a stream: `None` where it is no part of it.
+pub(crate) type Making = Box<dyn Fn(&Stored) -> Option<Frame> + Send + Sync>;
+
+/// What is shown of a log.
+pub(crate) enum Show {
+    /// What this makes of each event: nothing where it is no part of the stream.
+    Events(Making),
+    /// What this agent does, until it has ended.
+    Agent(String),
+}
 
 /// The type of the event that ends a key.
 const KEY_REVOKED: &str = "key.revoked";
@@ -67,6 +76,8 @@ struct Streaming {
     show: Show,
     stopping: watch::Receiver<bool>,
     quiet_until: Instant,
+    /// Its subject has ended, and all was sent.
+    over: bool,
 }
 
 /// Answers with the events of the caller's log that are part of the stream, from after a position on, until the
@@ -87,7 +98,7 @@ pub(crate) async fn follow(
     found.ok_or(Error::Unauthorized)?;
     let stopping = edge.app.stopping.subscribe();
     let quiet_until = Instant::now() + config::STREAM_KEEP_ALIVE;
-    let streaming = Streaming { edge, caller, reader, show, stopping, quiet_until };
+    let streaming = Streaming { edge, caller, reader, show, stopping, quiet_until, over: false };
     let body = Body::from_stream(stream::unfold(streaming, next));
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -101,7 +112,7 @@ pub(crate) async fn follow(
 /// The next bytes of a stream: frames, or a comment when it was quiet for long.
 async fn next(mut streaming: Streaming) -> Option<(Result<Bytes, std::convert::Infallible>, Streaming)> {
     loop {
-        if *streaming.stopping.borrow() {
+        if streaming.over || *streaming.stopping.borrow() {
             return None;
         }
         let bytes = tokio::select! {
@@ -125,11 +136,11 @@ async fn next(mut streaming: Streaming) -> Option<(Result<Bytes, std::convert::I
 
 impl Streaming {
     /// What is sent of these events; `None` when the stream is over, because its key is revoked.
-    async fn frames(&self, events: &[Arc<Stored>]) -> Option<String> {
+    async fn frames(&mut self, events: &[Arc<Stored>]) -> Option<String> {
         if events.iter().any(|stored| self.revokes(stored)) {
             return None;
         }
-        let frames = frames(events, &self.show);
+        let frames = self.shown(events).await?;
         if frames.is_empty() {
             return Some(frames);
         }
@@ -144,19 +155,45 @@ impl Streaming {
         }
     }
 
+    /// The frames of these events; `None` when the database is away: the caller comes back with the last position.
+    async fn shown(&mut self, events: &[Arc<Stored>]) -> Option<String> {
+        let mut frames = String::new();
+        match &self.show {
+            Show::Events(show) => {
+                for stored in events {
+                    if let Some(frame) = show(stored) {
+                        write(&mut frames, stored, &frame);
+                    }
+                }
+            }
+            Show::Agent(agent) => {
+                for stored in events.iter().filter(|stored| stored.subjects.contains(agent)) {
+                    let made = self.edge.frames.of(&self.edge, self.caller.tenant, stored).await;
+                    match made {
+                        Ok(Some(frame)) => write(&mut frames, stored, &frame),
+                        Ok(None) => {}
+                        Err(error) => {
+                            tracing::warn!(%error, "a stream ends early");
+                            return None;
+                        }
+                    }
+                    if agent_stream::ends(stored) {
+                        self.over = true;
+                        break;
+                    }
+                }
+            }
+        }
+        Some(frames)
+    }
+
     /// Whether an event is the end of the key that this stream was opened with.
     fn revokes(&self, stored: &Stored) -> bool {
         stored.kind == KEY_REVOKED && stored.subjects.contains(&self.caller.key_id.to_string())
     }
 }
 
-fn frames(events: &[Arc<Stored>], show: &Show) -> String {
-    let mut frames = String::new();
-    for stored in events {
-        if let Some(frame) = show(stored) {
-            let Frame { event, data } = frame;
-            frames.push_str(&format!("id: {}\nevent: {event}\ndata: {data}\n\n", stored.position));
-        }
-    }
-    frames
+fn write(frames: &mut String, stored: &Stored, frame: &Frame) {
+    let Frame { event, data } = frame;
+    frames.push_str(&format!("id: {}\nevent: {event}\ndata: {data}\n\n", stored.position));
 }

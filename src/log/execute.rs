@@ -9,15 +9,18 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::appender::{Appender, Pending, Reply};
+use super::codec::Unreadable;
 use super::feed::Feeds;
 use super::open::Opened;
 use super::{
-    Answered, Answering, Codec, Failure, FeedReader, Once, Submission, Tenant, TenantId, Verdict, read,
+    Answered, Answering, Codec, Failure, FeedReader, Once, Stored, Submission, Tenant, TenantId, Verdict,
+    read,
 };
 use crate::clock::Clock;
 use crate::config;
 use crate::database::{Database, Scope};
 use crate::vault::ServerKeys;
+use theazo_domain::Event;
 
 /// What the appenders of one server share.
 pub(super) struct Parts {
@@ -167,6 +170,17 @@ impl Log {
         let end = read::head(self.scope(tenant.id)).await?;
         feed.reaches(end);
         Ok(FeedReader::new(feed, self.parts.database.clone(), after.unwrap_or(end)))
+    }
+
+    /// Reads what an event says.
+    ///
+    /// # Errors
+    /// [`Failure::Newer`] when only a newer server understands it.
+    pub fn decode(&self, stored: &Stored) -> Result<Event, Failure> {
+        self.parts.codec.read(&stored.kind, stored.version, &stored.data).map_err(|error| match error {
+            Unreadable::Newer(newer) => self.parts.meet_newer(newer.to_string()),
+            Unreadable::Broken { .. } => Failure::Internal(error.to_string()),
+        })
     }
 
     /// Why this server must not append, if a newer one has written to a log.

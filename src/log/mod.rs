@@ -26,6 +26,8 @@ pub(crate) mod sealed;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+use theazo_domain::content::ContentRef;
 use theazo_domain::id::{ContentId, EventId, OrganizationId, RequestId, UserId};
 use theazo_domain::organization::Mode;
 use theazo_domain::time::Timestamp;
@@ -33,6 +35,7 @@ use theazo_domain::{Command, Event, Refusal, Subject};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut};
 
 use crate::database::{self, Scope};
+use crate::random;
 use crate::vault::{Address, Sealed};
 
 pub use codec::{Codec, NewerFormat, Upcaster};
@@ -144,6 +147,18 @@ pub struct Content {
     pub salt: [u8; 16],
     /// Text or JSON.
     pub body: String,
+}
+
+impl Content {
+    /// A text for its row beside the log, and the reference to it that an event holds.
+    #[must_use]
+    pub fn new(now: Timestamp, body: String) -> (Self, ContentRef) {
+        let content_id = ContentId::from_ulid(random::ulid(now));
+        let salt = random::bytes();
+        let digest = Sha256::new().chain_update(salt).chain_update(&body).finalize();
+        let reference = ContentRef { content_id, sha256: hex::encode(digest) };
+        (Self { content_id, salt, body }, reference)
+    }
 }
 
 /// What becomes of a sealed value beside the log.

@@ -121,6 +121,18 @@ pub async fn head(scope: Scope<'_>) -> Result<i64, Error> {
     Ok(row.map_or(0, |row| row.get(0)))
 }
 
+/// The position of the event that ended an agent; 0 where nothing has.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn ending_of_agent(scope: Scope<'_>, agent: &str) -> Result<i64, Error> {
+    let sql = "select coalesce(max(e.position), 0) from event_subjects s
+        join events e on e.tenant_id = $1 and e.position = s.position
+        where s.tenant_id = $1 and s.subject = $2 and e.type in ('agent.terminated', 'agent.failed')";
+    let row = scope.query_optional(sql, &[&agent]).await?;
+    Ok(row.map_or(0, |row| row.get(0)))
+}
+
 /// The position of the last event before a moment; 0 when there is none.
 ///
 /// # Errors

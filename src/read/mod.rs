@@ -1,5 +1,7 @@
 //! The reads behind GET: a statement each, whose first argument is whose rows are read.
 
+/// Agents and their tasks.
+pub mod agent;
 /// Agent definitions and their versions.
 pub mod definition;
 /// API keys and whose they are.

@@ -20,7 +20,7 @@ use crate::http::auth::Inspector;
 use crate::http::error::Error;
 use crate::http::page::{Listing, Page};
 use crate::http::query::{Id, Query};
-use crate::http::sse::{self, Frame, LastSeen};
+use crate::http::sse::{self, Frame, LastSeen, Show};
 use crate::log::{Stored, read};
 
 /// Something that has happened.
@@ -135,7 +135,7 @@ pub(crate) async fn stream(
             && subject.as_ref().is_none_or(|subject| stored.subjects.contains(subject))
     };
     let show = move |stored: &Stored| part(stored).then(|| frame(stored)).flatten();
-    sse::follow(edge, inspector.into_caller(), last, Box::new(show)).await
+    sse::follow(edge, inspector.into_caller(), last, Show::Events(Box::new(show))).await
 }
 
 /// The filters that a listing and a stream share.

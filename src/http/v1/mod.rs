@@ -1,18 +1,20 @@
 //! The resources of the API, a file each.
 
 pub(crate) mod agent_config;
+pub(crate) mod agent_stream;
+pub(crate) mod agents;
 pub(crate) mod definitions;
 pub(crate) mod events;
+pub(crate) mod exec;
 pub(crate) mod limits;
 mod money;
 pub(crate) mod providers;
 pub(crate) mod secrets;
 pub(crate) mod sessions;
+pub(crate) mod tasks;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use theazo_domain::content::ContentRef;
-use theazo_domain::id::ContentId;
 use ulid::Ulid;
 use utoipa::ToSchema;
 
@@ -40,10 +42,6 @@ impl Edge {
 
     /// What is personal, for its row beside the log, and the reference to it that the event holds.
     fn content(&self, body: String) -> (Content, ContentRef) {
-        let content_id = ContentId::from_ulid(self.new_ulid());
-        let salt = random::bytes();
-        let digest = Sha256::new().chain_update(salt).chain_update(&body).finalize();
-        let reference = ContentRef { content_id, sha256: hex::encode(digest) };
-        (Content { content_id, salt, body }, reference)
+        Content::new(self.app.clock.now(), body)
     }
 }

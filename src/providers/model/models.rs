@@ -101,6 +101,8 @@ pub struct Models {
     mock: Mock,
     anthropic_api_key: Option<Zeroizing<String>>,
     openai_api_key: Option<Zeroizing<String>>,
+    /// OpenAI's protocol is spoken with a server that the operator has named.
+    own_openai: bool,
     /// The model of agents that name none.
     pub default_model: Option<String>,
 }
@@ -118,6 +120,7 @@ impl Models {
             openai: OpenAi::new(wire.clone(), &openai),
             mock: Mock,
             anthropic_api_key: settings.anthropic_api_key,
+            own_openai: settings.openai_base_url.is_some(),
             openai_api_key: settings.openai_api_key,
             default_model: settings.default_model,
         })
@@ -136,6 +139,12 @@ impl Models {
     #[must_use]
     pub fn mock(&self) -> &dyn Model {
         &self.mock
+    }
+
+    /// Whether a vendor may be asked without a key: a server of the operator's own that speaks OpenAI's protocol.
+    #[must_use]
+    pub fn needs_no_key(&self, vendor: Vendor) -> bool {
+        vendor == Vendor::OpenAi && self.own_openai
     }
 
     /// The server's own key at a vendor's. A server that speaks OpenAI's protocol may need none.

@@ -11,8 +11,13 @@ use theazo::keys::{self, Secret};
 use theazo::log::{self, Accepted, Actor, Log, Provenance, Submission, Tenant};
 use theazo::providers::Settings;
 use theazo::providers::client::Clients;
+use theazo::providers::compute::Compute;
+use theazo::providers::compute::local::LocalCompute;
 use theazo::providers::guard::Guard;
+use theazo::providers::model::{self, Models, Wire};
+use theazo::providers::tools::typescript::Converter;
 use theazo::random;
+use theazo::runtime::Runtime;
 use theazo_domain::id::{KeyId, OrganizationId, RequestId};
 use theazo_domain::key::Role;
 use theazo_domain::organization::{Mode, Plan};
@@ -21,9 +26,11 @@ use theazo_domain::{Command, key, organization};
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 use tokio_postgres::Config;
+use zeroize::Zeroizing;
 
 use super::api::Api;
-use super::cluster::{self, TestDatabase};
+use super::cluster::{self, Scratch, TestDatabase};
+use super::models::ModelServer;
 
 /// More than any test asks for that is not about rates.
 const PLENTY: u32 = 1_000_000;
@@ -46,8 +53,48 @@ pub(crate) struct Site {
     pub(crate) servers: [Server; 2],
     pub(crate) database: TestDatabase,
     pub(crate) clock: Arc<ManualClock>,
-    outside: Settings,
     turn: AtomicUsize,
+    outside: Outside,
+    working: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for working in &self.working {
+            working.abort();
+        }
+    }
+}
+
+/// What the servers of a site share of what lies outside.
+struct Outside {
+    anthropic: Option<String>,
+    openai: Option<String>,
+    local: Arc<dyn Compute>,
+    settings: Settings,
+    _scratch: Scratch,
+}
+
+impl Outside {
+    fn new(models: Option<&ModelServer>, settings: Settings) -> Self {
+        let scratch = Scratch::new();
+        let options = crate::sandbox::options(&scratch);
+        let local = Arc::new(LocalCompute::new(options).expect("a folder for sandboxes"));
+        let (anthropic, openai) =
+            (models.map(ModelServer::anthropic_url), models.map(ModelServer::openai_url));
+        Self { anthropic, openai, local, settings, _scratch: scratch }
+    }
+
+    fn models(&self) -> model::Settings {
+        let key = || Some(Zeroizing::new("sk-test-0000000000".to_owned()));
+        model::Settings {
+            anthropic_base_url: self.anthropic.clone(),
+            anthropic_api_key: key(),
+            openai_base_url: self.openai.clone(),
+            openai_api_key: key(),
+            default_model: None,
+        }
+    }
 }
 
 impl Site {
@@ -58,7 +105,7 @@ impl Site {
 
     /// Servers whose operator says this of what lies outside.
     pub(crate) async fn with_outside(outside: Settings) -> Arc<Self> {
-        Self::with_both(Arc::new(SystemClock), outside).await
+        Self::with_all(Arc::new(SystemClock), Outside::new(None, outside)).await
     }
 
     /// Servers whose clock stands until `site.clock` is moved.
@@ -71,24 +118,33 @@ impl Site {
 
     /// Servers with this clock.
     pub(crate) async fn with(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Self::with_both(clock, Settings::default()).await
+        Self::with_all(clock, Outside::new(None, Settings::default())).await
     }
 
-    async fn with_both(clock: Arc<dyn Clock>, outside: Settings) -> Arc<Self> {
+    /// Servers whose workers work, with the models of this server where one is given.
+    pub(crate) async fn working(models: Option<&ModelServer>) -> Arc<Self> {
+        let mut site = Self::with_all(Arc::new(SystemClock), Outside::new(models, Settings::default())).await;
+        let working = site.servers.each_ref().map(|server| Runtime::new(Arc::clone(&server.app)).start());
+        Arc::get_mut(&mut site).expect("nobody has it yet").working.extend(working);
+        site
+    }
+
+    async fn with_all(clock: Arc<dyn Clock>, outside: Outside) -> Arc<Self> {
         let database = cluster::database_from(Some(template().await)).await;
-        let servers = [server(&database, &clock, &outside), server(&database, &clock, &outside)];
-        let unused = Arc::new(ManualClock::at(0));
-        Arc::new(Self { servers, database, clock: unused, outside, turn: AtomicUsize::new(0) })
+        let login = database.config();
+        let servers = [server(&login, &clock, &outside), server(&login, &clock, &outside)];
+        let (unused, working) = (Arc::new(ManualClock::at(0)), vec![]);
+        Arc::new(Self { servers, database, clock: unused, turn: AtomicUsize::new(0), outside, working })
     }
 
     /// Another server over the same database, as after a restart.
     pub(crate) fn another(&self) -> Server {
-        server(&self.database, &self.servers[0].app.clock, &self.outside)
+        self.another_by(&self.database.config())
     }
 
     /// Another server, which reaches the same database by this login.
     pub(crate) fn another_by(&self, login: &Config) -> Server {
-        server_by(login, &self.servers[0].app.clock, &self.outside)
+        server(login, &self.servers[0].app.clock, &self.outside)
     }
 
     /// The servers take turns.
@@ -176,21 +232,32 @@ async fn template() -> &'static str {
         .await
 }
 
-fn server(database: &TestDatabase, clock: &Arc<dyn Clock>, outside: &Settings) -> Server {
-    server_by(&database.config(), clock, outside)
-}
-
-fn server_by(login: &Config, clock: &Arc<dyn Clock>, outside: &Settings) -> Server {
+fn server(login: &Config, clock: &Arc<dyn Clock>, outside: &Outside) -> Server {
     let tls = connector(login, None).expect("there is a way to connect");
     let database = Database::new(login, tls).expect("the pools are made");
     let keys = Arc::new(super::logs::keys());
     let log = Log::new(database.clone(), Arc::clone(&keys), Arc::clone(clock));
     let listener = log.listen();
-    let clients = Clients::new(Guard::new(outside.allowed_networks.clone()));
-    let (vendors, search_engine) = (outside.vendors.clone(), outside.search_engine.clone());
+    let clients = Clients::new(Guard::new(outside.settings.allowed_networks.clone()));
+    let (vendors, search_engine) = (outside.settings.vendors.clone(), outside.settings.search_engine.clone());
     let stopping = watch::Sender::new(false);
     let clock = Arc::clone(clock);
-    let app = Arc::new(App { database, log, keys, clients, search_engine, vendors, clock, stopping });
+    let wire = Wire::new(clients.operator.clone(), theazo::config::MODEL_IDLE_DEADLINE);
+    let models = Models::new(outside.models(), &wire).expect("the settings are good");
+    let app = Arc::new(App {
+        database,
+        log,
+        keys,
+        clients,
+        search_engine,
+        vendors,
+        models,
+        local: Arc::clone(&outside.local),
+        typescript: Converter::of(env!("CARGO_BIN_EXE_theazo").into()),
+        nudge: Arc::default(),
+        clock,
+        stopping,
+    });
     let router = theazo::http::router(Arc::clone(&app));
     Server { app, router, listener }
 }

@@ -1,0 +1,174 @@
+//! `/v1/agents/:id/stream`: what an agent does, as it does it.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use lru::LruCache;
+use serde_json::{Value, json, value::RawValue};
+use theazo_domain::Event;
+use theazo_domain::agent::Status;
+use theazo_domain::content::ContentRef;
+use theazo_domain::id::AgentId;
+use tokio::sync::OnceCell;
+
+use super::agents::missing;
+use super::money::usd;
+use crate::database;
+use crate::http::Edge;
+use crate::http::auth::Reader;
+use crate::http::error::Error;
+use crate::http::query::{Id, Query};
+use crate::http::sse::{self, Frame, LastSeen, Show};
+use crate::log::{Stored, Tenant, TenantId, read as log_read};
+use crate::{config, read};
+
+/// Streams what an agent does (Server-Sent Events): `thinking`, `tool_call`, `tool_result`, `output` and `error`.
+/// `Last-Event-ID`, or else `after`, replays from there first. It ends when the agent has ended.
+#[utoipa::path(get, operation_id = "streamAgent", path = "/v1/agents/{id}/stream", tag = "agents",
+    params(
+        ("id" = String, Path, description = "The agent"),
+        ("after" = Option<i64>, Query, description = "After this position; 0 for all. Default: from now on",
+            minimum = 0),
+        ("Last-Event-ID" = Option<i64>, Header, description = "The same, and goes before it", minimum = 0),
+    ),
+    responses((status = 200, content_type = "text/event-stream", body = String), (status = 204)))]
+pub(crate) async fn stream(
+    State(edge): State<Edge>,
+    reader: Reader,
+    Id(id): Id<AgentId>,
+    LastSeen(last): LastSeen,
+    query: Query,
+) -> Result<Response, Error> {
+    query.finish()?;
+    let scope = edge.app.log.scope(reader.tenant.id);
+    let agent = read::agent::get(scope, id).await?.ok_or_else(|| missing(id))?;
+    if matches!(agent.status, Status::Terminated | Status::Failed) {
+        let end = log_read::ending_of_agent(scope, &id.to_string()).await?;
+        if last.is_none_or(|last| last >= end) {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
+    let show = Show::Agent(id.to_string());
+    sse::follow(edge, reader.into_caller(), last, show).await
+}
+
+/// A frame that is being made, or was.
+type Making = Arc<OnceCell<Option<Arc<Frame>>>>;
+
+/// Frames of agents' streams, made once for all that follow an agent.
+pub(crate) struct Frames {
+    made: Mutex<LruCache<(TenantId, i64), Making>>,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        let most = NonZeroUsize::new(config::FEED_EVENTS).unwrap_or(NonZeroUsize::MIN);
+        Self { made: Mutex::new(LruCache::new(most)) }
+    }
+}
+
+impl Frames {
+    /// The frame of an event; none where it is no part of an agent's stream.
+    pub(crate) async fn of(
+        &self,
+        edge: &Edge,
+        tenant: Tenant,
+        stored: &Stored,
+    ) -> Result<Option<Arc<Frame>>, database::Error> {
+        if !KINDS.contains(&stored.kind.as_str()) {
+            return Ok(None);
+        }
+        let cell = {
+            let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(made.get_or_insert((tenant.id, stored.position), Arc::default))
+        };
+        cell.get_or_try_init(|| make(edge, tenant, stored)).await.cloned()
+    }
+}
+
+/// The types of the events that frames are made of.
+const KINDS: [&str; 6] = [
+    "model.call_settled",
+    "tool.started",
+    "tool.finished",
+    "task.completed",
+    "task.failed",
+    "agent.limit_reached",
+];
+
+/// Whether an event is the end of an agent's stream.
+pub(crate) fn ends(stored: &Stored) -> bool {
+    matches!(stored.kind.as_str(), "agent.terminated" | "agent.failed")
+}
+
+async fn make(edge: &Edge, tenant: Tenant, stored: &Stored) -> Result<Option<Arc<Frame>>, database::Error> {
+    let event = edge.app.log.decode(stored).map_err(|error| database::Error::Row(error.to_string()))?;
+    let reference = match &event {
+        Event::CallSettled(settled) if settled.tool_calls > 0 => Some(&settled.reply),
+        Event::ToolStarted(started) => Some(&started.input),
+        Event::ToolFinished(finished) => finished.result.as_ref(),
+        Event::TaskCompleted(ended) => ended.output.as_ref(),
+        _ => None,
+    };
+    let ids: Vec<String> = reference.iter().map(|reference| reference.content_id.to_string()).collect();
+    let bodies = if ids.is_empty() {
+        HashMap::new()
+    } else {
+        read::agent::bodies(edge.app.log.scope(tenant.id), &ids).await?
+    };
+    Ok(frame(&event, reference, &bodies).map(Arc::new))
+}
+
+fn frame(event: &Event, reference: Option<&ContentRef>, bodies: &HashMap<String, String>) -> Option<Frame> {
+    let body = reference.and_then(|reference| bodies.get(&reference.content_id.to_string()));
+    let text = || {
+        let reply: Option<Value> = body.and_then(|body| serde_json::from_str(body).ok());
+        reply.and_then(|reply| reply["text"].as_str().map(str::to_owned)).unwrap_or_default()
+    };
+    let (name, data) = match event {
+        Event::CallSettled(settled) if settled.tool_calls > 0 => {
+            let text = text();
+            if text.is_empty() {
+                return None;
+            }
+            ("thinking", json!({ "text": text }))
+        }
+        Event::ToolStarted(started) => {
+            ("tool_call", json!({ "tool": started.tool, "input": body.map(|body| opened(body)) }))
+        }
+        Event::ToolFinished(finished) => {
+            let result = body.map_or("[interrupted]", String::as_str);
+            let data = json!({
+                "tool": finished.tool,
+                "result": result,
+                "isError": finished.is_error,
+                "durationMs": finished.duration_ms,
+            });
+            ("tool_result", data)
+        }
+        Event::TaskCompleted(ended) => ("output", json!({ "text": text(), "cost": usd(ended.cost) })),
+        Event::TaskFailed(ended) => {
+            let failure = ended.failure.as_ref()?;
+            let data = json!({ "code": failure.code, "message": failure.message, "cost": usd(ended.cost) });
+            ("error", data)
+        }
+        Event::AgentLimitReached(reached) => {
+            let limit = reached.excess.limit.as_str();
+            let message = format!("The next piece of work does not fit {limit}.");
+            ("error", json!({ "code": "session_limit_exceeded", "message": message }))
+        }
+        _ => return None,
+    };
+    Some(Frame { event: name.to_owned(), data: data.to_string() })
+}
+
+/// Input of a tool is JSON where the model made no mistake.
+fn opened(body: &str) -> Value {
+    let json = serde_json::from_str::<Box<RawValue>>(body).ok();
+    json.and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or_else(|| Value::String(body.to_owned()))
+}

@@ -1,0 +1,243 @@
+//! `/v1/agents/:id/exec`: a caller's program, run in the agent's sandbox while the caller waits.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use theazo_domain::agent::{self, ExecOutcome, Status};
+use theazo_domain::id::{AgentId, ExecId};
+use theazo_domain::{Command, Refusal};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+
+use super::agents::missing;
+use crate::http::Edge;
+use crate::http::auth::{Caller, Writer};
+use crate::http::body::{Input, Submitted};
+use crate::http::error::{Error, Field};
+use crate::http::idempotency::{decide, judged, respond, success};
+use crate::http::query::Id;
+use crate::log::{Answer, Answered, Answering, Content, Submission};
+use crate::providers::compute::{self, End, Finished, Language};
+use crate::runtime::{Asked, Desk, Secrets, run_program};
+use crate::{config, read};
+
+/// A program to run.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct NewExec {
+    /// What the code is written in.
+    #[schema(schema_with = languages)]
+    lang: Option<String>,
+    /// Another name of `lang`.
+    #[schema(schema_with = languages)]
+    language: Option<String>,
+    /// The program.
+    code: String,
+}
+
+impl Input for NewExec {
+    fn check(value: &Value, fields: &mut Vec<Field>) {
+        if value.is_object() && value.get("lang").is_none() && value.get("language").is_none() {
+            fields.push(Field::new("lang", "required", "is required"));
+        }
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExecResult {
+    stdout: String,
+    stderr: String,
+    /// Of a program that was ended by a signal: 128 and the signal's number.
+    exit_code: i32,
+    duration_ms: u64,
+    /// The signal that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = i32, required = false)]
+    signal: Option<i32>,
+    /// That an output was longer than 1 MiB and is cut.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    truncated: bool,
+}
+
+/// What is kept for an idempotency key while the program runs: which run it is.
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    exec: String,
+}
+
+/// Runs a program in the agent's sandbox and answers when it has ended, within 120 seconds.
+#[utoipa::path(post, operation_id = "exec", path = "/v1/agents/{id}/exec", tag = "agents",
+    params(("id" = String, Path, description = "The agent")), request_body = NewExec,
+    responses((status = 200, body = ExecResult), (status = 402, body = Object), (status = 502, body = Object),
+        (status = 504, body = Object)))]
+pub(crate) async fn exec(
+    State(edge): State<Edge>,
+    writer: Writer,
+    Id(agent_id): Id<AgentId>,
+    Submitted { body, request }: Submitted<NewExec>,
+) -> Result<Response, Error> {
+    let language = body.lang.or(body.language).unwrap_or_default();
+    let agent = ready(&edge, &writer, agent_id).await?;
+    let exec_id = ExecId::from_ulid(edge.new_ulid());
+    let (content, code) = edge.content(body.code.clone());
+    let command = agent::Command::StartExec { exec_id, language: language.clone(), code };
+    let submission = Submission {
+        command: Command::Agent(agent_id, command),
+        provenance: writer.provenance(),
+        contents: vec![content],
+        sealed: vec![],
+    };
+    let request_id = writer.request_id;
+    let answering: Answering = Box::new(move |_, verdict| {
+        let marker = Marker { exec: exec_id.to_string() };
+        Box::pin(async move {
+            Ok(judged(verdict, request_id).unwrap_or_else(|| success(StatusCode::OK, &marker)))
+        })
+    });
+    let answered = decide(&edge, &writer, &request, submission, answering).await?;
+    match (answered.answer.status, answered.replayed) {
+        (200, true) => recorded(&edge, &writer, &answered.answer).await,
+        (200, false) => {
+            // It goes on to its end also when the caller goes away.
+            let run = Run { edge, caller: writer.into_caller(), agent, exec_id, language, code: body.code };
+            let ended = tokio::spawn(run.finish()).await;
+            ended.map_err(|_| Error::internal("a program's run ended without an answer"))?
+        }
+        _ => Ok(respond(answered)),
+    }
+}
+
+/// The agent, once its sandbox is ready.
+async fn ready(edge: &Edge, caller: &Caller, id: AgentId) -> Result<read::agent::Agent, Error> {
+    let mut reader = edge.app.log.follow(caller.tenant, None).await?;
+    let waiting = async {
+        loop {
+            let agent = read::agent::get(edge.app.log.scope(caller.tenant.id), id).await?;
+            let agent = agent.ok_or_else(|| missing(id))?;
+            if agent.status != Status::Provisioning {
+                return Ok(agent);
+            }
+            reader.next().await?;
+        }
+    };
+    match tokio::time::timeout(config::EXEC_LIMIT, waiting).await {
+        Ok(agent) => agent,
+        Err(_) => Err(Error::Timeout("The agent was not ready in time.".to_owned())),
+    }
+}
+
+/// The answer to a program that was run under the same idempotency key before.
+async fn recorded(edge: &Edge, caller: &Caller, kept: &Answer) -> Result<Response, Error> {
+    let marker: Marker = serde_json::from_slice(&kept.body).map_err(Error::internal)?;
+    let id: ExecId = marker.exec.parse().map_err(|_| Error::internal("a kept run has another id"))?;
+    let exec = read::agent::exec(edge.app.log.scope(caller.tenant.id), id).await?;
+    let exec = exec.ok_or_else(|| Error::internal("a kept run is not listed"))?;
+    match (exec.status.as_str(), exec.result) {
+        ("finished", Some(result)) => {
+            let answer = Answer { status: 200, body: result.into_bytes() };
+            Ok(respond(Answered { answer, replayed: true }))
+        }
+        ("running", _) => {
+            Err(Error::Busy("The program of this Idempotency-Key is still running.".to_owned()))
+        }
+        ("timed_out", _) => Err(too_long()),
+        (status, _) => {
+            Err(Error::Conflict(format!("The program of this Idempotency-Key ended as {status}.")))
+        }
+    }
+}
+
+/// A program under way.
+struct Run {
+    edge: Edge,
+    caller: Caller,
+    agent: read::agent::Agent,
+    exec_id: ExecId,
+    language: String,
+    code: String,
+}
+
+impl Run {
+    async fn finish(self) -> Result<Response, Error> {
+        let desk = Desk { app: &self.edge.app, tenant: self.caller.tenant };
+        let language = match self.language.as_str() {
+            "python" => Language::Python,
+            "typescript" => Language::TypeScript,
+            _ => Language::Bash,
+        };
+        let asked = Asked { language, code: self.code.clone(), timeout: config::EXEC_LIMIT };
+        let running = async {
+            let secrets = Secrets::of(desk, &self.agent).await?;
+            run_program(desk, &self.agent, &secrets, asked).await
+        };
+        let limit = config::EXEC_LIMIT + config::COMPUTE_RUN_GRACE;
+        let ended = tokio::time::timeout(limit, running).await;
+        let ended =
+            ended.unwrap_or_else(|_| Err(compute::Error::Unavailable("it did not answer".to_owned())));
+        let (outcome, answer) = match ended {
+            Ok(finished) if finished.end == End::TimedOut => (ExecOutcome::TimedOut, Err(too_long())),
+            Ok(finished) => (ExecOutcome::Finished, Ok(shown(finished))),
+            Err(error) => (ExecOutcome::ProviderError, Err(Error::Upstream(format!("{error}.")))),
+        };
+        self.tell(desk, outcome, answer.as_ref().ok()).await?;
+        let result = answer?;
+        let answer = success(StatusCode::OK, &result);
+        Ok(respond(Answered { answer, replayed: false }))
+    }
+
+    /// Records how it ended. Where the agent was ended meanwhile the record is closed already.
+    async fn tell(
+        &self,
+        desk: Desk<'_>,
+        outcome: ExecOutcome,
+        result: Option<&ExecResult>,
+    ) -> Result<(), Error> {
+        let now = self.edge.app.clock.now();
+        let duration_ms = result.map_or(0, |result| result.duration_ms);
+        let body = result.map(|result| serde_json::to_string(result).expect("a result is plain data"));
+        let (content, result) = body.map(|body| Content::new(now, body)).unzip();
+        let command = agent::Command::FinishExec { exec_id: self.exec_id, outcome, result, duration_ms };
+        match desk.tell(self.agent.id, command, content.into_iter().collect()).await? {
+            Ok(_) | Err(Refusal::Conflict(_)) => {}
+            Err(refusal) => return Err(Error::from(&refusal)),
+        }
+        self.edge.app.nudge.notify_one();
+        Ok(())
+    }
+}
+
+fn too_long() -> Error {
+    let seconds = config::EXEC_LIMIT.as_secs();
+    Error::Timeout(format!("The program ran for longer than {seconds} seconds and was ended."))
+}
+
+fn shown(finished: Finished) -> ExecResult {
+    let (exit_code, signal) = match finished.end {
+        End::Code(code) => (code, None),
+        End::Signal(signal) => (128 + signal, Some(signal)),
+        End::TimedOut => (-1, None),
+    };
+    ExecResult {
+        stdout: finished.stdout,
+        stderr: finished.stderr,
+        exit_code,
+        duration_ms: whole_ms(finished.duration),
+        signal,
+        truncated: finished.truncated,
+    }
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn languages() -> Object {
+    let words = ["python", "typescript", "bash"];
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
+}

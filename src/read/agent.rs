@@ -1,0 +1,285 @@
+//! Agents, their tasks and what callers had run in them.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use theazo_domain::agent::{DefinitionVersion, Status};
+use theazo_domain::agent_config::{AgentConfig, ProviderName};
+use theazo_domain::id::{AgentId, ExecId, SessionId, TaskId};
+use theazo_domain::time::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::{typed, word};
+use crate::database::{Error, Scope, millis};
+
+/// An agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// Where it stands.
+    pub status: Status,
+    /// The version of the definition that it was made from.
+    pub definition: Option<DefinitionVersion>,
+    /// How it is set up.
+    pub config: AgentConfig,
+    /// Its instructions, unless they were erased.
+    pub instructions: Option<String>,
+    /// Who runs its sandbox.
+    pub provider: ProviderName,
+    /// Whether it has a headless browser.
+    pub browser: bool,
+    /// Seconds of running time after which a run fails.
+    pub timeout_s: i64,
+    /// How the provider finds its sandbox, while there is one.
+    pub sandbox: Option<String>,
+    /// Whether the sandbox was ready at some time.
+    pub ready: bool,
+    /// Why it failed: the code and the message.
+    pub error: Option<(String, String)>,
+    /// The newest of its tasks.
+    pub newest_task: Option<TaskId>,
+    /// Of the event that created it.
+    pub position: i64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+/// Which agents to list.
+#[derive(Debug, Default)]
+pub struct Filter {
+    /// Of this session.
+    pub session_id: Option<SessionId>,
+    /// That stand there.
+    pub status: Option<Status>,
+}
+
+const SELECT: &str =
+    "select a.agent_id, a.session_id, a.status, a.definition_id, a.definition_version, a.config::text,
+        c.body, a.provider, a.browser, a.timeout_s, a.sandbox, a.ready, a.error_code, a.error_message,
+        a.newest_task_id, a.position, a.created_at, a.updated_at
+    from agents a
+    left join content c on c.tenant_id = a.tenant_id and c.content_id = a.config->'instructions'->>'contentId'
+    where a.tenant_id = $1 and a.build = live_build($1, 'agents')";
+
+/// An agent; `None` where this tenant has none of this id.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn get(scope: Scope<'_>, id: AgentId) -> Result<Option<Agent>, Error> {
+    let sql = format!("{SELECT} and a.agent_id = $2");
+    let row = scope.query_optional(&sql, &[&id.to_string()]).await?;
+    row.as_ref().map(agent).transpose()
+}
+
+/// Agents, newest first, from below a position on.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn list(
+    scope: Scope<'_>,
+    filter: &Filter,
+    below: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Agent>, Error> {
+    let session_id = filter.session_id.map(|id| id.to_string());
+    let status = filter.status.map(Status::as_str);
+    let mut sql = SELECT.to_owned();
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&limit];
+    // Each filter adds its condition only where it is used, so that each form has the index that it needs.
+    let mut narrow = |condition: &str, parameter| {
+        parameters.push(parameter);
+        let _ = write!(sql, " and {condition} ${}", parameters.len() + 1);
+    };
+    if let Some(session_id) = &session_id {
+        narrow("a.session_id =", session_id);
+    }
+    if let Some(status) = &status {
+        narrow("a.status =", status);
+    }
+    if let Some(below) = &below {
+        narrow("a.position <", below);
+    }
+    sql.push_str(" and a.position > 0 order by a.position desc limit $2");
+    scope.query(&sql, &parameters).await?.iter().map(agent).collect()
+}
+
+fn agent(row: &Row) -> Result<Agent, Error> {
+    let definition = match (row.get::<_, Option<&str>>(3), row.get::<_, Option<i64>>(4)) {
+        (Some(id), Some(version)) => Some(DefinitionVersion { definition_id: typed(id)?, version }),
+        _ => None,
+    };
+    let config =
+        serde_json::from_str(row.get(5)).map_err(|error| Error::Row(format!("agents.config: {error}")))?;
+    let error = row.get::<_, Option<String>>(12).zip(row.get::<_, Option<String>>(13));
+    Ok(Agent {
+        id: typed(row.get(0))?,
+        session_id: typed(row.get(1))?,
+        status: word(row.get(2))?,
+        definition,
+        config,
+        instructions: row.get(6),
+        provider: word(row.get(7))?,
+        browser: row.get::<_, i64>(8) != 0,
+        timeout_s: row.get(9),
+        sandbox: row.get(10),
+        ready: row.get::<_, i64>(11) != 0,
+        error,
+        newest_task: row.get::<_, Option<&str>>(14).map(typed).transpose()?,
+        position: row.get(15),
+        created_at: millis(row.get(16)),
+        updated_at: millis(row.get(17)),
+    })
+}
+
+/// A task of an agent.
+#[derive(Debug)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// Whose it is.
+    pub agent_id: AgentId,
+    /// In which session.
+    pub session_id: SessionId,
+    /// `queued`, `running`, `completed`, `failed` or `cancelled`.
+    pub status: String,
+    /// What is to be done, unless it was erased.
+    pub task: Option<String>,
+    /// What came of it.
+    pub output: Option<String>,
+    /// Why it failed: the code and the message.
+    pub error: Option<(String, String)>,
+    /// What it has cost so far, in units of the currency.
+    pub cost: Decimal,
+    /// Calls of tools so far.
+    pub tool_calls: i64,
+    /// Of the event that created it.
+    pub position: i64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was started.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+}
+
+const SELECT_TASK: &str =
+    "select t.task_id, t.agent_id, t.session_id, t.status, c.body, o.body, t.error_code,
+        t.error_message, t.cost, t.tool_calls, t.position, t.created_at, t.started_at, t.completed_at
+    from tasks t
+    left join content c on c.tenant_id = t.tenant_id and c.content_id = t.task_content_id
+    left join content o on o.tenant_id = t.tenant_id and o.content_id = t.output_content_id
+    where t.tenant_id = $1 and t.build = live_build($1, 'tasks')";
+
+/// A task; `None` where this tenant has none of this id.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn task(scope: Scope<'_>, id: TaskId) -> Result<Option<Task>, Error> {
+    let sql = format!("{SELECT_TASK} and t.task_id = $2");
+    scope.query_optional(&sql, &[&id.to_string()]).await?.as_ref().map(read_task).transpose()
+}
+
+/// The tasks of an agent, newest first, from below a position on.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn tasks(
+    scope: Scope<'_>,
+    agent_id: AgentId,
+    below: Option<i64>,
+    limit: i64,
+) -> Result<Vec<Task>, Error> {
+    let below = below.unwrap_or(i64::MAX);
+    let sql = format!(
+        "{SELECT_TASK} and t.agent_id = $2 and t.position < $3 and t.position > 0
+         order by t.position desc limit $4"
+    );
+    scope.query(&sql, &[&agent_id.to_string(), &below, &limit]).await?.iter().map(read_task).collect()
+}
+
+/// What a model answered, as it lies beside the log; of its members an output shows the text.
+#[derive(Deserialize)]
+struct Reply {
+    text: String,
+}
+
+fn read_task(row: &Row) -> Result<Task, Error> {
+    let reply = row.get::<_, Option<&str>>(5).map(serde_json::from_str::<Reply>).transpose();
+    let reply = reply.map_err(|error| Error::Row(format!("the output of a task: {error}")))?;
+    Ok(Task {
+        id: typed(row.get(0))?,
+        agent_id: typed(row.get(1))?,
+        session_id: typed(row.get(2))?,
+        status: row.get(3),
+        task: row.get(4),
+        output: reply.map(|reply| reply.text),
+        error: row.get::<_, Option<String>>(6).zip(row.get::<_, Option<String>>(7)),
+        cost: row.get(8),
+        tool_calls: row.get(9),
+        position: row.get(10),
+        created_at: millis(row.get(11)),
+        started_at: row.get::<_, Option<_>>(12).map(millis),
+        completed_at: row.get::<_, Option<_>>(13).map(millis),
+    })
+}
+
+/// A caller's program that was run.
+#[derive(Debug)]
+pub struct Exec {
+    /// `running`, `finished`, `timed_out`, `provider_error` or `interrupted`.
+    pub status: String,
+    /// What was answered.
+    pub result: Option<String>,
+}
+
+/// A caller's program that was run; `None` where there is none of this id.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn exec(scope: Scope<'_>, id: ExecId) -> Result<Option<Exec>, Error> {
+    let sql = "select x.status, c.body from execs x
+        left join content c on c.tenant_id = x.tenant_id and c.content_id = x.result_content_id
+        where x.tenant_id = $1 and x.build = live_build($1, 'execs') and x.exec_id = $2";
+    let row = scope.query_optional(sql, &[&id.to_string()]).await?;
+    Ok(row.map(|row| Exec { status: row.get(0), result: row.get(1) }))
+}
+
+/// The task that a piece of work is about.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn task_of_work(scope: Scope<'_>, kind: &str, subject: &str) -> Result<Option<TaskId>, Error> {
+    let sql = "select task_id from work where tenant_id = $1 and build = live_build($1, 'work')
+        and kind = $2 and subject = $3";
+    let row = scope.query_optional(sql, &[&kind, &subject]).await?;
+    row.and_then(|row| row.get::<_, Option<String>>(0)).map(|id| typed(&id)).transpose()
+}
+
+/// The agent that a piece of work is about.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn agent_of_work(scope: Scope<'_>, kind: &str, subject: &str) -> Result<Option<AgentId>, Error> {
+    let sql = "select agent_id from work where tenant_id = $1 and build = live_build($1, 'work')
+        and kind = $2 and subject = $3";
+    let row = scope.query_optional(sql, &[&kind, &subject]).await?;
+    row.map(|row| typed(row.get(0))).transpose()
+}
+
+/// The bodies of pieces of content that were not erased, by their ids.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn bodies(scope: Scope<'_>, ids: &[String]) -> Result<HashMap<String, String>, Error> {
+    let sql = "select content_id, body from content where tenant_id = $1 and content_id = any($2)";
+    let rows = scope.query(sql, &[&ids]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}

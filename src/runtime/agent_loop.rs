@@ -1,0 +1,186 @@
+//! The agent loop: model → tool → model, until there is an answer. Each call is in the log before and after.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use theazo_domain::agent::Command;
+use theazo_domain::agent_config::ModelConfig;
+use theazo_domain::id::AgentId;
+use theazo_domain::{Event, Subject};
+use theazo_projections::work::kind;
+
+use super::conversation::{Bodies, Conversation, Next};
+use super::program::Secrets;
+use super::{Desk, Done, soon_after_stop};
+use crate::config;
+use crate::log::read::{Filter, oldest};
+use crate::log::{Content, Failure, Recorded};
+use crate::read::agent::{self, Agent};
+
+/// What an action came to.
+pub(super) enum Acted {
+    /// The run goes on.
+    On,
+    /// It has ended, pauses, or is another server's.
+    Ended,
+}
+
+/// A run of a task, under one claim.
+pub(super) struct Run<'a> {
+    pub(super) desk: Desk<'a>,
+    pub(super) agent: Agent,
+    pub(super) epoch: u64,
+    pub(super) conversation: Conversation,
+    pub(super) secrets: Secrets,
+    pub(super) model: ModelConfig,
+    /// Calls to the model that came to nothing since the last that was answered.
+    pub(super) failures: u32,
+}
+
+pub(super) async fn run(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
+    let subject = agent_id.to_string();
+    let Some(task_id) = agent::task_of_work(desk.scope(), kind::RUN, &subject).await? else {
+        return Ok(Done::LetGo);
+    };
+    let Ok(claimed) = desk.tell(agent_id, Command::Claim { task_id }, vec![]).await? else {
+        return Ok(Done::LetGo);
+    };
+    let epoch = claimed.events.iter().find_map(|recorded| match &recorded.event {
+        Event::TaskClaimed(claimed) => Some(claimed.epoch),
+        _ => None,
+    });
+    let Some(epoch) = epoch else { return Ok(Done::LetGo) };
+    let Some(agent) = agent::get(desk.scope(), agent_id).await? else { return Ok(Done::LetGo) };
+    let conversation = history(desk, agent_id).await?;
+    let secrets = match Secrets::of(desk, &agent).await {
+        Ok(secrets) => secrets,
+        Err(error) => {
+            let (code, message) = ("internal_error".to_owned(), error.to_string());
+            let _ = desk.tell(agent_id, Command::FailTask { epoch, code, message }, vec![]).await?;
+            return Ok(Done::LetGo);
+        }
+    };
+    let model = agent.config.model.clone().unwrap_or_else(|| ModelConfig {
+        id: desk.app.models.default_model.clone().unwrap_or_else(|| config::DEFAULT_MODEL.to_owned()),
+        max_tokens: None,
+        temperature: None,
+    });
+    let mut run = Run { desk, agent, epoch, conversation, secrets, model, failures: 0 };
+    while let Acted::On = run.act().await? {}
+    Ok(Done::LetGo)
+}
+
+/// The conversation of an agent so far, from the log.
+async fn history(desk: Desk<'_>, agent_id: AgentId) -> Result<Conversation, Failure> {
+    let mut conversation = Conversation::default();
+    let mut after = 0;
+    loop {
+        let subject = Some(Subject::Agent(agent_id).to_string());
+        let filter = Filter { after, subject, ..Filter::default() };
+        let page = oldest(desk.scope(), &filter, config::LOG_PAGE).await?;
+        let Some(last) = page.last() else { return Ok(conversation) };
+        after = last.position;
+        let events = page.iter().map(|stored| desk.app.log.decode(stored)).collect::<Result<Vec<_>, _>>()?;
+        let ids: Vec<String> = events.iter().flat_map(contents_of).collect();
+        let bodies = agent::bodies(desk.scope(), &ids).await?;
+        for event in &events {
+            conversation.fold(event, &bodies);
+        }
+    }
+}
+
+/// The content that a conversation is made of.
+fn contents_of(event: &Event) -> Option<String> {
+    let reference = match event {
+        Event::TaskCreated(created) => Some(&created.task),
+        Event::CallSettled(settled) => Some(&settled.reply),
+        Event::ToolFinished(finished) => finished.result.as_ref(),
+        _ => None,
+    };
+    reference.map(|reference| reference.content_id.to_string())
+}
+
+impl Run<'_> {
+    /// Does what comes next.
+    async fn act(&mut self) -> Result<Acted, Failure> {
+        if *self.desk.app.stopping.borrow() {
+            return Ok(Acted::Ended);
+        }
+        let left = self.time_left();
+        if left.is_zero() {
+            return self.fail("timeout", "The run took longer than its timeout.").await;
+        }
+        let app = Arc::clone(self.desk.app);
+        tokio::select! {
+            acted = self.take_turn(left) => acted,
+            // Whoever goes on finds the call open, and closes it.
+            () = soon_after_stop(&app) => Ok(Acted::Ended),
+        }
+    }
+
+    async fn take_turn(&mut self, left: Duration) -> Result<Acted, Failure> {
+        match self.conversation.next() {
+            Next::Ask if self.conversation.turns >= config::TURNS => {
+                let message =
+                    format!("The run has asked its model {} times, which is the most.", config::TURNS);
+                self.fail("turn_limit", &message).await
+            }
+            Next::Ask => self.ask(left).await,
+            Next::Call(index) => self.call(index, left).await,
+            Next::Complete(output) => {
+                let command = Command::CompleteTask { epoch: self.epoch, output };
+                self.tell(command, vec![]).await?;
+                Ok(Acted::Ended)
+            }
+        }
+    }
+
+    /// How much longer the run may take.
+    fn time_left(&self) -> Duration {
+        let ran_ms = self.conversation.ran_ms(self.desk.app.clock.now().millis());
+        let left_ms = self.agent.timeout_s.saturating_mul(1_000) - ran_ms;
+        Duration::from_millis(u64::try_from(left_ms).unwrap_or_default())
+    }
+
+    /// Tells the agent something, and takes what it makes happen into the conversation. `None` where the agent refuses:
+    /// this claim is not the newest any more, or the agent pauses or has ended.
+    pub(super) async fn tell(
+        &mut self,
+        command: Command,
+        contents: Vec<Content>,
+    ) -> Result<Option<Vec<Arc<Recorded>>>, Failure> {
+        let bodies: Bodies =
+            contents.iter().map(|content| (content.content_id.to_string(), content.body.clone())).collect();
+        match self.desk.tell(self.agent.id, command, contents).await? {
+            Ok(accepted) => {
+                for recorded in &accepted.events {
+                    self.conversation.fold(&recorded.event, &bodies);
+                }
+                Ok(Some(accepted.events))
+            }
+            Err(refusal) => {
+                tracing::debug!(%refusal, agent_id = %self.agent.id, "a run ends here");
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) async fn fail(&mut self, code: &str, message: &str) -> Result<Acted, Failure> {
+        let (code, message) = (code.to_owned(), self.secrets.mask(message));
+        self.tell(Command::FailTask { epoch: self.epoch, code, message }, vec![]).await?;
+        Ok(Acted::Ended)
+    }
+}
+
+/// Whether what the log made of a command says that the run ends here: it pauses, or has failed.
+pub(super) fn ends(events: &[Arc<Recorded>]) -> bool {
+    events.iter().any(|recorded| {
+        matches!(
+            recorded.event,
+            Event::AgentPaused(_)
+                | Event::TaskFailed(_)
+                | Event::TaskCompleted(_)
+                | Event::AgentLimitReached(_)
+        )
+    })
+}

@@ -1,0 +1,230 @@
+//! The workers: what has to happen next is taken from the read model of work, done outside of any transaction, and told
+//! to the log as a command. Kill any server at any moment: another goes on from the log.
+
+mod agent_loop;
+mod conversation;
+mod lease;
+mod model_call;
+mod program;
+mod sandbox;
+mod tool_call;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use theazo_domain::id::{AgentId, ExecId, RequestId};
+use theazo_domain::{Command, agent, session};
+use theazo_projections::work::kind;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::app::App;
+use crate::log::{Actor, Content, Failure, Provenance, Submission, Tenant, Verdict};
+use crate::{config, random, read};
+
+use lease::{Leases, Piece};
+pub(crate) use program::{Asked, Secrets, run as run_program};
+pub(crate) use sandbox::compute;
+
+/// Whether a step of a worker found something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// So many pieces of work were taken.
+    Worked(usize),
+    /// Nothing is due.
+    Idle,
+}
+
+/// The workers of one server.
+pub struct Runtime {
+    app: Arc<App>,
+    leases: Leases,
+    places: Arc<Semaphore>,
+}
+
+impl Runtime {
+    /// The workers of this server, which are not started yet.
+    #[must_use]
+    pub fn new(app: Arc<App>) -> Arc<Self> {
+        let worker = random::ulid(app.clock.now()).to_string();
+        let leases = Leases::new(app.database.clone(), worker);
+        Arc::new(Self { app, leases, places: Arc::new(Semaphore::new(config::PIECES_OF_WORK)) })
+    }
+
+    /// Works until the server is to stop, and then hands back what is not done.
+    pub fn start(self: &Arc<Self>) -> JoinHandle<()> {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let renewing = tokio::spawn(Arc::clone(&this).renew());
+            let mut stopping = this.app.stopping.subscribe();
+            loop {
+                let step = this.step().await.unwrap_or_else(|failure| {
+                    tracing::warn!(%failure, "no work could be taken");
+                    Step::Idle
+                });
+                if *stopping.borrow() {
+                    break;
+                }
+                if step == Step::Idle {
+                    tokio::select! {
+                        _ = stopping.wait_for(|stopping| *stopping) => break,
+                        () = this.app.nudge.notified() => {}
+                        () = tokio::time::sleep(config::WORK_POLL) => {}
+                    }
+                }
+            }
+            this.hand_back().await;
+            renewing.abort();
+        })
+    }
+
+    /// Takes what is due and starts doing it.
+    ///
+    /// # Errors
+    /// [`Failure`] when the database is away.
+    pub async fn step(self: &Arc<Self>) -> Result<Step, Failure> {
+        // At least one place: with none free, nothing more is taken.
+        let first = Arc::clone(&self.places).acquire_owned().await;
+        let first = first.map_err(|_| Failure::Unavailable { outcome_unknown: false })?;
+        let free = (self.places.available_permits() + 1).min(config::PIECES_AT_ONCE);
+        let pieces = self.leases.claim(free, self.app.clock.dictated()).await?;
+        let taken = pieces.len();
+        let mut first = Some(first);
+        for piece in pieces {
+            let place = match first.take() {
+                Some(place) => place,
+                None => match Arc::clone(&self.places).acquire_owned().await {
+                    Ok(place) => place,
+                    Err(_) => break,
+                },
+            };
+            tokio::spawn(Arc::clone(self).do_piece(piece, place));
+        }
+        Ok(if taken == 0 { Step::Idle } else { Step::Worked(taken) })
+    }
+
+    async fn do_piece(self: Arc<Self>, piece: Piece, _place: OwnedSemaphorePermit) {
+        let desk = Desk { app: &self.app, tenant: piece.tenant };
+        match desk.carry_out(&piece).await {
+            Ok(Done::LetGo) => {}
+            // The lease runs out before it is tried again: a rest between attempts.
+            Ok(Done::Later) => return,
+            Err(failure) => {
+                tracing::warn!(%failure, kind = piece.kind, subject = piece.subject, "work is tried again");
+                return;
+            }
+        }
+        if let Err(error) = self.leases.release(&piece).await {
+            tracing::debug!(%error, "a lease runs out by itself");
+        }
+        self.app.nudge.notify_one();
+    }
+
+    async fn renew(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(config::LEASE_RENEWAL);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.leases.renew(self.app.clock.dictated()).await {
+                tracing::warn!(%error, "leases could not be renewed");
+            }
+        }
+    }
+
+    /// What is under way has a moment to end; what is left is for others.
+    async fn hand_back(&self) {
+        let all = u32::try_from(config::PIECES_OF_WORK).unwrap_or(u32::MAX);
+        let _ = timeout(config::HAND_BACK, self.places.acquire_many(all)).await;
+        if let Err(error) = self.leases.release_all().await {
+            tracing::warn!(%error, "leases could not be handed back; they run out by themselves");
+        }
+    }
+}
+
+/// What becomes of a lease once a piece of work was attended to.
+pub(crate) enum Done {
+    /// It is let go: the work is done, or another may go on with it at once.
+    LetGo,
+    /// It is kept until it runs out, and the work is tried again then.
+    Later,
+}
+
+/// Where one piece of work is done.
+#[derive(Clone, Copy)]
+pub(crate) struct Desk<'a> {
+    pub(crate) app: &'a Arc<App>,
+    pub(crate) tenant: Tenant,
+}
+
+impl Desk<'_> {
+    async fn carry_out(self, piece: &Piece) -> Result<Done, Failure> {
+        let subject = piece.subject.as_str();
+        if piece.kind == kind::CLOSE_EXEC {
+            return self.close_exec(subject).await;
+        }
+        let agent_id: AgentId =
+            subject.parse().map_err(|_| Failure::Internal(format!("work about {subject}")))?;
+        match piece.kind.as_str() {
+            kind::PROVISION => sandbox::provision(self, agent_id).await,
+            kind::SUSPEND => sandbox::suspend(self, agent_id).await,
+            kind::WAKE => sandbox::wake(self, agent_id).await,
+            kind::RELEASE => sandbox::release(self, agent_id).await,
+            kind::METER => self.measure(agent_id).await,
+            kind::RUN => agent_loop::run(self, agent_id).await,
+            kind::CLOSE_CALL => {
+                let _ = self.tell(agent_id, agent::Command::CloseCall, vec![]).await?;
+                Ok(Done::LetGo)
+            }
+            kind => Err(Failure::Internal(format!("no such work: {kind}"))),
+        }
+    }
+
+    async fn measure(self, agent_id: AgentId) -> Result<Done, Failure> {
+        let Some(agent) = read::agent::get(self.scope(), agent_id).await? else { return Ok(Done::LetGo) };
+        let command = Command::Session(agent.session_id, session::Command::TickCompute(agent_id));
+        let _ = self.execute(command, vec![]).await?;
+        Ok(Done::LetGo)
+    }
+
+    /// A caller's program whose server is gone.
+    async fn close_exec(self, subject: &str) -> Result<Done, Failure> {
+        let exec_id: ExecId =
+            subject.parse().map_err(|_| Failure::Internal(format!("work about {subject}")))?;
+        if let Some(agent_id) = read::agent::agent_of_work(self.scope(), kind::CLOSE_EXEC, subject).await? {
+            let outcome = agent::ExecOutcome::Interrupted;
+            let command = agent::Command::FinishExec { exec_id, outcome, result: None, duration_ms: 0 };
+            let _ = self.tell(agent_id, command, vec![]).await?;
+        }
+        Ok(Done::LetGo)
+    }
+
+    pub(crate) fn scope(&self) -> crate::database::Scope<'_> {
+        self.app.log.scope(self.tenant.id)
+    }
+
+    /// Tells an agent something.
+    pub(crate) async fn tell(
+        self,
+        agent_id: AgentId,
+        command: agent::Command,
+        contents: Vec<Content>,
+    ) -> Result<Verdict, Failure> {
+        self.execute(Command::Agent(agent_id, command), contents).await
+    }
+
+    async fn execute(self, command: Command, contents: Vec<Content>) -> Result<Verdict, Failure> {
+        let request_id = RequestId::from_ulid(random::ulid(self.app.clock.now()));
+        let provenance = Provenance { actor: Actor::System, request_id, cause: None };
+        let submission = Submission { command, provenance, contents, sealed: vec![] };
+        self.app.log.execute(self.tenant, submission).await
+    }
+}
+
+/// Ends a little after the server was told to stop: what waits for others gives up then.
+pub(crate) async fn soon_after_stop(app: &App) {
+    let mut stopping = app.stopping.subscribe();
+    if stopping.wait_for(|stopping| *stopping).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}

@@ -1,0 +1,196 @@
+//! A call to a model: its worst case is held before it is made, and what it used is charged after.
+
+use std::time::Duration;
+
+use theazo_domain::Event;
+use theazo_domain::agent::{Answer, Command, ModelRates, Opening, Stop as Stopped, Tokens};
+use theazo_domain::id::CallId;
+use theazo_domain::organization::Mode;
+use theazo_domain::rates;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::agent_loop::{Acted, Run, ends};
+use super::conversation::Reply as Said;
+use crate::log::{Content, Failure};
+use crate::providers::model::{Call, CallError, Model, Prepared, Reply, Stop, ToolCall, Usage, Vendor};
+use crate::providers::tools::input;
+use crate::{config, random};
+
+impl Run<'_> {
+    /// Asks the model what comes next.
+    pub(super) async fn ask(&mut self, left: Duration) -> Result<Acted, Failure> {
+        let app = self.desk.app;
+        let vendor = Vendor::of(&self.model.id);
+        let (model, key, own_key) = if self.desk.tenant.mode == Mode::Test {
+            (app.models.mock(), Zeroizing::new(String::new()), false)
+        } else {
+            let own = self.secrets.value(vendor.key_name()).cloned();
+            let key = own.clone().or_else(|| app.models.key(vendor).cloned());
+            let Some(key) = key.or_else(|| app.models.needs_no_key(vendor).then(Zeroizing::default)) else {
+                let message = format!("There is no key for the model's vendor: set {}.", vendor.key_name());
+                return self.fail("provider_error", &message).await;
+            };
+            (app.models.at(vendor), key, own.is_some())
+        };
+        let prepared = model.prepare(&self.request());
+        let call_id = CallId::from_ulid(random::ulid(app.clock.now()));
+        let opening = self.opening(call_id, own_key, &prepared);
+        let Some(events) = self.tell(Command::OpenCall(opening), vec![]).await? else {
+            return Ok(Acted::Ended);
+        };
+        if !events.iter().any(|recorded| matches!(recorded.event, Event::CallOpened(_))) {
+            return Ok(Acted::Ended);
+        }
+        let answered = self.send(model, &prepared, &key, left).await;
+        self.settle(call_id, answered).await
+    }
+
+    fn request(&self) -> Call {
+        let tools = self.agent.config.tools.iter().flatten().map(|tool| input::description(*tool));
+        Call {
+            model: self.model.id.clone(),
+            system: self.agent.instructions.clone().filter(|instructions| !instructions.is_empty()),
+            messages: self.conversation.messages().to_vec(),
+            tools: tools.collect(),
+            max_tokens: self.max_tokens(),
+            temperature: self
+                .model
+                .temperature
+                .and_then(|temperature| serde_json::from_str(&temperature.to_string()).ok()),
+        }
+    }
+
+    fn max_tokens(&self) -> u32 {
+        let tokens = self.model.max_tokens.and_then(|tokens| u32::try_from(tokens).ok());
+        tokens.unwrap_or(config::DEFAULT_MAX_TOKENS)
+    }
+
+    fn opening(&self, call_id: CallId, own_key: bool, prepared: &Prepared) -> Opening {
+        let input = u64::try_from(prepared.body.len()).unwrap_or(u64::MAX);
+        let worst_case = Tokens { input, output: u64::from(self.max_tokens()), ..Tokens::default() };
+        let rates = rates_of(&self.model.id, own_key);
+        Opening { epoch: self.epoch, call_id, model: self.model.id.clone(), own_key, worst_case, rates }
+    }
+
+    async fn send(
+        &self,
+        model: &dyn Model,
+        prepared: &Prepared,
+        key: &Zeroizing<String>,
+        left: Duration,
+    ) -> Result<Reply, CallError> {
+        let deadline = left.min(config::MODEL_CALL_DEADLINE);
+        let mut deltas = |_: &str| {};
+        match timeout(deadline, model.send(prepared, key, deadline, &mut deltas)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(CallError::BrokeOff {
+                message: "it took longer than it may".to_owned(),
+                text: String::new(),
+                usage: None,
+                vendor_id: None,
+            }),
+        }
+    }
+
+    async fn settle(
+        &mut self,
+        call_id: CallId,
+        answered: Result<Reply, CallError>,
+    ) -> Result<Acted, Failure> {
+        match answered {
+            Ok(reply) => {
+                self.failures = 0;
+                self.answered(call_id, reply).await
+            }
+            Err(CallError::BrokeOff { message, vendor_id, .. }) => {
+                let reason = self.secrets.mask(&message);
+                self.again(Command::LoseCall { call_id, reason, vendor_id }, &message, Some(Duration::ZERO))
+                    .await
+            }
+            Err(error) => {
+                let rest = match &error {
+                    CallError::Refused { retry_after: Some(rest), .. } => *rest,
+                    _ => config::MODEL_REST * 2_u32.saturating_pow(self.failures),
+                };
+                let rest = error.may_be_repeated().then_some(rest);
+                let reason = self.secrets.mask(&error.to_string());
+                let message = error.to_string();
+                self.again(Command::ReleaseCall { call_id, reason }, &message, rest).await
+            }
+        }
+    }
+
+    /// Closes a call that came to nothing, and makes another after a rest, unless there were too many.
+    async fn again(
+        &mut self,
+        closing: Command,
+        message: &str,
+        rest: Option<Duration>,
+    ) -> Result<Acted, Failure> {
+        let Some(events) = self.tell(closing, vec![]).await? else { return Ok(Acted::Ended) };
+        if ends(&events) {
+            return Ok(Acted::Ended);
+        }
+        self.failures += 1;
+        match rest {
+            Some(rest) if self.failures <= config::MODEL_REPEATS => {
+                tokio::time::sleep(rest.min(config::MODEL_LONGEST_REST)).await;
+                Ok(Acted::On)
+            }
+            _ => self.fail("provider_error", message).await,
+        }
+    }
+
+    async fn answered(&mut self, call_id: CallId, reply: Reply) -> Result<Acted, Failure> {
+        let mask = |text: &str| self.secrets.mask(text);
+        let tool_calls: Vec<ToolCall> = reply
+            .tool_calls
+            .into_iter()
+            .map(|call| ToolCall { input: mask(&call.input), name: mask(&call.name), ..call })
+            .collect();
+        let text = mask(&reply.text);
+        let count = u32::try_from(tool_calls.len()).unwrap_or(u32::MAX);
+        let said = Said { text, tool_calls, verbatim: reply.verbatim };
+        let body = serde_json::to_string(&said).expect("an answer is plain data");
+        let (content, reference) = Content::new(self.desk.app.clock.now(), body);
+        let completes = count == 0;
+        let answer = Answer {
+            call_id,
+            tokens: reply.usage.map(tokens),
+            stop: stopped(reply.stop),
+            reply: reference,
+            tool_calls: count,
+            vendor_id: reply.vendor_id,
+            completes,
+        };
+        let Some(events) = self.tell(Command::SettleCall(answer), vec![content]).await? else {
+            return Ok(Acted::Ended);
+        };
+        Ok(if ends(&events) { Acted::Ended } else { Acted::On })
+    }
+}
+
+/// What a model's tokens cost: nothing with a key of the organization's own.
+pub(super) fn rates_of(model: &str, own_key: bool) -> ModelRates {
+    let card = rates::Card::built_in();
+    if own_key { card.free() } else { card.model(model) }
+}
+
+const fn tokens(usage: Usage) -> Tokens {
+    Tokens {
+        input: usage.input,
+        output: usage.output,
+        cache_read: usage.cache_read,
+        cache_write: usage.cache_write,
+    }
+}
+
+const fn stopped(stop: Stop) -> Stopped {
+    match stop {
+        Stop::Complete => Stopped::Complete,
+        Stop::ToolUse => Stopped::ToolUse,
+        Stop::MaxTokens => Stopped::MaxTokens,
+        Stop::Refusal => Stopped::Refusal,
+    }
+}

@@ -1,0 +1,94 @@
+//! Running a program in an agent's sandbox: for a caller, or for a model.
+
+use std::time::{Duration, Instant};
+
+use theazo_domain::organization::Mode;
+use zeroize::Zeroizing;
+
+use super::Desk;
+use crate::providers::compute::{End, Error, Finished, Handle, Language, Program};
+use crate::providers::tools::typescript;
+use crate::read::agent::Agent;
+use crate::vault::redact::Redactor;
+use crate::{config, read};
+
+/// The secrets that an agent sees, and what masks them.
+pub(crate) struct Secrets {
+    environment: Vec<(String, Zeroizing<String>)>,
+    redactor: Redactor,
+}
+
+impl Secrets {
+    /// Those of an agent.
+    pub(crate) async fn of(desk: Desk<'_>, agent: &Agent) -> Result<Self, Error> {
+        let failed = |what: String| Error::Unavailable(format!("the secrets cannot be read: {what}"));
+        let masters = &desk.app.keys.masters;
+        let visible = read::secret::visible(desk.scope(), masters, agent.session_id).await;
+        let visible = visible.map_err(|error| failed(error.to_string()))?;
+        let environment: Vec<_> = visible
+            .iter()
+            .map(|(name, value)| (name.to_string(), Zeroizing::new((**value).to_owned())))
+            .collect();
+        let redactor = Redactor::new(environment.iter().map(|(_, value)| value.as_str()));
+        let redactor = redactor.map_err(|error| failed(error.to_string()))?;
+        Ok(Self { environment, redactor })
+    }
+
+    /// The value of one.
+    pub(crate) fn value(&self, name: &str) -> Option<&Zeroizing<String>> {
+        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// A text without them.
+    pub(crate) fn mask(&self, text: &str) -> String {
+        self.redactor.text(text).into_owned()
+    }
+}
+
+/// A program to run.
+pub(crate) struct Asked {
+    pub(crate) language: Language,
+    pub(crate) code: String,
+    pub(crate) timeout: Duration,
+}
+
+/// How it ended: the program, or the way to it.
+pub(crate) type Outcome = Result<Finished, Error>;
+
+/// Runs a program in the sandbox of an agent, with the secrets that the agent sees in its environment and masked in what
+/// it writes.
+pub(crate) async fn run(desk: Desk<'_>, agent: &Agent, secrets: &Secrets, asked: Asked) -> Outcome {
+    let began = Instant::now();
+    let sandbox = agent.sandbox.clone().ok_or(Error::Gone)?;
+    let compute = super::compute(desk.app, desk.tenant, agent.provider).await?;
+    let code = match javascript(desk, &asked).await? {
+        Ok(code) => code,
+        Err(stderr) => {
+            let (stdout, duration) = (String::new(), began.elapsed());
+            return Ok(Finished { stdout, stderr, end: End::Code(1), truncated: false, duration });
+        }
+    };
+    let program = Program {
+        language: asked.language,
+        code,
+        environment: secrets.environment.clone(),
+        timeout: asked.timeout,
+        output_limit: config::PROGRAM_OUTPUT_BYTES,
+    };
+    let mut finished = compute.run(&Handle(sandbox), &program).await?;
+    finished.stdout = secrets.mask(&finished.stdout);
+    finished.stderr = secrets.mask(&finished.stderr);
+    Ok(finished)
+}
+
+/// The code as the sandbox runs it; or what is wrong with it, as a program would write it.
+async fn javascript(desk: Desk<'_>, asked: &Asked) -> Result<Result<String, String>, Error> {
+    if asked.language != Language::TypeScript || desk.tenant.mode == Mode::Test {
+        return Ok(Ok(asked.code.clone()));
+    }
+    match desk.app.typescript.javascript(&asked.code).await {
+        Ok(code) => Ok(Ok(code)),
+        Err(typescript::Error::Unavailable(what)) => Err(Error::Unavailable(what)),
+        Err(error) => Ok(Err(format!("{error}\n"))),
+    }
+}

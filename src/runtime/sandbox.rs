@@ -1,0 +1,115 @@
+//! Sandboxes: made, suspended, woken and removed as the log says.
+
+use std::sync::Arc;
+
+use theazo_domain::agent::Command;
+use theazo_domain::agent_config::ProviderName;
+use theazo_domain::id::AgentId;
+use theazo_domain::organization::Mode;
+
+use super::{Desk, Done};
+use crate::app::App;
+use crate::config;
+use crate::log::{Failure, Tenant};
+use crate::providers::compute::{Compute, Error, Handle, New, mock};
+use crate::read::agent::{self, Agent};
+
+/// Who runs the sandboxes of a provider, for a tenant. In test mode nobody does.
+///
+/// # Errors
+/// [`Error`] when the provider is not configured.
+pub(crate) async fn compute(
+    app: &App,
+    tenant: Tenant,
+    provider: ProviderName,
+) -> Result<Arc<dyn Compute>, Error> {
+    if tenant.mode == Mode::Test {
+        return Ok(Arc::new(mock::Mock));
+    }
+    match provider {
+        ProviderName::Local => Ok(Arc::clone(&app.local)),
+        other => Err(Error::Refused(format!("the provider {} is not configured", other.as_str()))),
+    }
+}
+
+fn wanted(agent: &Agent) -> New {
+    New {
+        agent_id: agent.id,
+        session_id: agent.session_id,
+        browser: agent.browser,
+        lifetime: config::SANDBOX_LIFETIME,
+    }
+}
+
+pub(super) async fn provision(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
+    let Some(agent) = agent::get(desk.scope(), agent_id).await? else { return Ok(Done::LetGo) };
+    let made = match compute(desk.app, desk.tenant, agent.provider).await {
+        Ok(compute) => compute.create(&wanted(&agent)).await,
+        Err(error) => Err(error),
+    };
+    let command = match made {
+        Ok(Handle(sandbox)) => Command::Provisioned { sandbox },
+        Err(error) => failed(&error),
+    };
+    let _ = desk.tell(agent_id, command, vec![]).await?;
+    Ok(Done::LetGo)
+}
+
+fn failed(error: &Error) -> Command {
+    Command::Fail { code: "provider_error".to_owned(), message: error.to_string() }
+}
+
+pub(super) async fn suspend(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
+    let Some((agent, handle)) = with_sandbox(desk, agent_id).await? else { return Ok(Done::LetGo) };
+    let suspended = match compute(desk.app, desk.tenant, agent.provider).await {
+        Ok(compute) => compute.pause(&handle).await,
+        Err(error) => Err(error),
+    };
+    let command = match suspended {
+        Ok(paused) => Command::Suspended { sandbox: paused.handle.0, stored_bytes: paused.stored_bytes },
+        Err(Error::Gone) => failed(&Error::Gone),
+        Err(error) => {
+            tracing::warn!(%error, %agent_id, "a sandbox could not be suspended");
+            return Ok(Done::Later);
+        }
+    };
+    let _ = desk.tell(agent_id, command, vec![]).await?;
+    Ok(Done::LetGo)
+}
+
+pub(super) async fn wake(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
+    let Some((agent, handle)) = with_sandbox(desk, agent_id).await? else { return Ok(Done::LetGo) };
+    let woken = match compute(desk.app, desk.tenant, agent.provider).await {
+        Ok(compute) => compute.resume(&handle, &wanted(&agent)).await,
+        Err(error) => Err(error),
+    };
+    let command = match woken {
+        Ok(Handle(sandbox)) => Command::Woken { sandbox },
+        Err(error) => failed(&error),
+    };
+    let _ = desk.tell(agent_id, command, vec![]).await?;
+    Ok(Done::LetGo)
+}
+
+pub(super) async fn release(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
+    let Some(agent) = agent::get(desk.scope(), agent_id).await? else { return Ok(Done::LetGo) };
+    if let Some(sandbox) = agent.sandbox {
+        let released = match compute(desk.app, desk.tenant, agent.provider).await {
+            Ok(compute) => compute.terminate(&Handle(sandbox)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = released
+            && error != Error::Gone
+        {
+            tracing::warn!(%error, %agent_id, "a sandbox could not be removed");
+            return Ok(Done::Later);
+        }
+    }
+    let _ = desk.tell(agent_id, Command::Released, vec![]).await?;
+    Ok(Done::LetGo)
+}
+
+async fn with_sandbox(desk: Desk<'_>, agent_id: AgentId) -> Result<Option<(Agent, Handle)>, Failure> {
+    let agent = agent::get(desk.scope(), agent_id).await?;
+    Ok(agent.and_then(|mut agent| agent.sandbox.take().map(|sandbox| (agent, Handle(sandbox)))))
+}

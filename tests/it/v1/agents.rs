@@ -1,0 +1,260 @@
+//! Agents: they run tasks with a model and its tools, and callers' programs, in sandboxes of this machine.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use theazo_domain::key::Role;
+use theazo_domain::organization::Mode;
+
+use crate::support::api::Api;
+use crate::support::models::{Answer, ModelServer, Said, Turn};
+use crate::support::site::Site;
+use crate::support::wait;
+
+async fn agent(api: &Api, body: &Value) -> String {
+    let session = api.session("user_1").await;
+    let created = api.post(&format!("/v1/sessions/{session}/agents"), body).await.expect(201);
+    created["id"].as_str().unwrap().to_owned()
+}
+
+/// The agent, once it stands there.
+async fn stands(api: &Api, agent: &str, status: &str) -> Value {
+    wait::until_async("the agent", async || {
+        let shown = api.get(&format!("/v1/agents/{agent}")).await.expect(200);
+        (shown["status"] == status).then_some(shown)
+    })
+    .await
+}
+
+/// The task, once it has ended.
+async fn ended(api: &Api, task: &str) -> Value {
+    wait::until_async("the agent", async || {
+        let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
+        let open = ["queued", "running"].contains(&shown["status"].as_str().unwrap());
+        (!open).then_some(shown)
+    })
+    .await
+}
+
+async fn run(api: &Api, agent: &str, task: &str) -> String {
+    let started = api.post(&format!("/v1/agents/{agent}/run"), &json!({ "task": task })).await.expect(202);
+    assert_eq!(started["agentId"], agent);
+    started["taskId"].as_str().unwrap().to_owned()
+}
+
+async fn kinds(api: &Api, subject: &str) -> Vec<String> {
+    let events = api.get(&format!("/v1/events?subject={subject}&limit=100")).await.expect(200);
+    let kind = |event: &Value| event["type"].as_str().unwrap().to_owned();
+    events["data"].as_array().unwrap().iter().rev().map(kind).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_test_mode_a_task_calls_the_first_tool_once_and_ends_with_the_mock_response() {
+    let site = Site::working(None).await;
+    let api = site.organization(Mode::Test, 10_000).await.api(Role::Developer).await;
+    let id = agent(&api, &json!({ "tools": ["web_search", "write_file"] })).await;
+    let task = run(&api, &id, "Summarize this").await;
+    let done = ended(&api, &task).await;
+    assert_eq!(done["status"], "completed", "{done}");
+    assert_eq!(done["output"], "Mock response to: Summarize this");
+    assert_eq!(done["toolCalls"], 1);
+    // Two calls of 100 input and 50 output tokens at 3.30 and 16.50 dollars a million.
+    assert_eq!(done["cost"]["exact"], "0.00231");
+    let shown = stands(&api, &id, "idle").await;
+    assert_eq!(shown["task"]["id"], task.as_str());
+    let exec = api.post(&format!("/v1/agents/{id}/exec"), &json!({ "lang": "python", "code": "1" })).await;
+    let mock = json!({ "stdout": "mock output\n", "stderr": "", "exitCode": 0, "durationMs": 1 });
+    assert_eq!(exec.expect(200), mock);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_drives_a_model_whose_tools_run_in_a_real_sandbox() {
+    let server = ModelServer::scripted([
+        Answer::from(Turn::says("Let me compute.").and_calls(
+            "toolu_1",
+            "run_code",
+            r#"{"lang":"python","code":"open('n.txt','w').write(str(6*7)); print(6*7)"}"#,
+        )),
+        Answer::from(Turn::says("").and_calls("toolu_2", "read_file", r#"{"path":"n.txt"}"#)),
+        Answer::from(Turn::says("It is 42.")),
+    ])
+    .await;
+    let site = Site::working(Some(&server)).await;
+    let api = site.admin().await;
+    let body = json!({ "tools": ["run_code", "read_file"], "instructions": "Be brief.",
+        "model": { "id": "claude-sonnet-4-20250514" } });
+    let id = agent(&api, &body).await;
+    let task = run(&api, &id, "What is 6 times 7?").await;
+    let done = ended(&api, &task).await;
+    assert_eq!(done["status"], "completed", "{done}");
+    assert_eq!(done["output"], "It is 42.");
+    assert_eq!(done["toolCalls"], 2);
+    assert!(server.refused().is_empty(), "{:?}", server.refused());
+    let asked = server.asked();
+    assert_eq!(asked.len(), 3);
+    let results: Vec<&str> = asked[2]
+        .conversation
+        .iter()
+        .filter_map(|said| match said {
+            Said::Result { text, .. } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(results[0].contains("42") && results[1].contains("42"), "{results:?}");
+    // The run's cost is what its session was charged for models.
+    let session = done["sessionId"].as_str().unwrap();
+    let usage = api.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
+    assert_eq!(usage["modelCalls"], 3);
+    let kinds = kinds(&api, &task).await;
+    assert_eq!(kinds.first().unwrap(), "task.created");
+    assert_eq!(kinds.last().unwrap(), "task.completed");
+    assert_eq!(kinds.iter().filter(|kind| *kind == "model.call_settled").count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_run_in_each_language_and_tell_how_they_ended() {
+    let site = Site::working(None).await;
+    let api = site.admin().await;
+    api.post("/v1/secrets", &json!({ "name": "TOKEN", "value": "hunter2-hunter2" })).await.expect(201);
+    let id = agent(&api, &json!({})).await;
+    let exec = async |lang: &str, code: &str| {
+        let body = json!({ "lang": lang, "code": code });
+        api.post(&format!("/v1/agents/{id}/exec"), &body).await.expect(200)
+    };
+    assert_eq!(exec("python", "print(2 + 2)").await["stdout"], "4\n");
+    assert_eq!(exec("bash", "echo $THEAZO_AGENT_ID; exit 3").await["exitCode"], 3);
+    let typed = "enum E { A = 41 } const n: number = E.A + 1; console.log(n)";
+    assert_eq!(exec("typescript", typed).await["stdout"], "42\n");
+    let secret = exec("bash", "echo ${#TOKEN} $TOKEN").await;
+    assert!(secret["stdout"].as_str().unwrap().starts_with("15 "), "{secret}");
+    assert!(!secret["stdout"].as_str().unwrap().contains("hunter2"), "{secret}");
+    assert_eq!(exec("bash", "echo kept > f").await["exitCode"], 0);
+    assert_eq!(exec("python", "print(open('f').read(), end='')").await["stdout"], "kept\n");
+    let wrong = api.post(&format!("/v1/agents/{id}/exec"), &json!({ "lang": "ruby" })).await.fields();
+    assert_eq!(wrong.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["code", "lang"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_under_an_idempotency_key_is_run_once() {
+    let site = Site::working(None).await;
+    let api = site.admin().await;
+    let id = agent(&api, &json!({})).await;
+    let path = format!("/v1/agents/{id}/exec");
+    let body = json!({ "lang": "bash", "code": "echo x >> log; wc -l < log" });
+    let first = api.post_once(&path, "once", &body).await;
+    let again = api.post_once(&path, "once", &body).await;
+    assert_eq!(first.expect(200)["stdout"], "1\n");
+    assert_eq!(first.body, again.body);
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_pauses_resumes_with_its_files_and_ends() {
+    let site = Site::working(None).await;
+    let api = site.admin().await;
+    let id = agent(&api, &json!({})).await;
+    let path = |action: &str| format!("/v1/agents/{id}/{action}");
+    api.post(&path("exec"), &json!({ "lang": "bash", "code": "echo kept > f" })).await.expect(200);
+    api.act(&path("resume")).await.error(409, "conflict");
+    assert_eq!(api.act(&path("pause")).await.expect(200)["status"], "paused");
+    assert_eq!(api.act(&path("pause")).await.expect(200)["status"], "paused");
+    api.post(&path("run"), &json!({ "task": "x" })).await.error(409, "conflict");
+    api.post(&path("exec"), &json!({ "lang": "bash", "code": "1" })).await.error(409, "conflict");
+    wait::until_async("the agent", async || {
+        kinds(&api, &id).await.contains(&"agent.suspended".to_owned()).then_some(())
+    })
+    .await;
+    assert_eq!(api.act(&path("resume")).await.expect(200)["status"], "idle");
+    wait::until_async("the agent", async || {
+        kinds(&api, &id).await.contains(&"agent.woken".to_owned()).then_some(())
+    })
+    .await;
+    let files = api.post(&path("exec"), &json!({ "lang": "bash", "code": "cat f" })).await.expect(200);
+    assert_eq!(files["stdout"], "kept\n");
+    assert_eq!(api.act(&path("terminate")).await.expect(200), json!({ "ok": true }));
+    assert_eq!(api.act(&path("terminate")).await.expect(200), json!({ "ok": true }));
+    api.act(&path("pause")).await.error(409, "conflict");
+    wait::until_async("the agent", async || {
+        kinds(&api, &id).await.contains(&"agent.released".to_owned()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn exactly_as_many_agents_are_made_as_the_limit_allows() {
+    let site = Site::working(None).await;
+    let api = site.organization(Mode::Test, 10_000).await.api(Role::Developer).await;
+    let body = json!({ "userId": "u", "limits": { "maxAgents": 3 } });
+    let session = api.post("/v1/sessions", &body).await.expect(201);
+    let path = Arc::new(format!("/v1/sessions/{}/agents", session["id"].as_str().unwrap()));
+    let mut makers = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (api, path) = (api.clone(), Arc::clone(&path));
+        makers.spawn(async move { api.post(&path, &json!({})).await });
+    }
+    let replies = makers.join_all().await;
+    assert_eq!(replies.iter().filter(|reply| reply.status == 201).count(), 3);
+    for refused in replies.iter().filter(|reply| reply.status != 201) {
+        let error = refused.error(402, "session_limit_exceeded");
+        assert_eq!(error["details"]["limit"], "maxAgents");
+        assert_eq!(error["details"]["allowed"], 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_does_not_fit_its_cost_limit_pauses_and_goes_on_when_that_is_raised() {
+    let site = Site::working(None).await;
+    let api = site.organization(Mode::Test, 10_000).await.api(Role::Developer).await;
+    let limit = json!({ "amount": 1, "currency": "usd", "period": "session" });
+    let body = json!({ "userId": "u", "limits": { "maxCost": limit } });
+    let session = api.post("/v1/sessions", &body).await.expect(201)["id"].as_str().unwrap().to_owned();
+    let created = api.post(&format!("/v1/sessions/{session}/agents"), &json!({})).await.expect(201);
+    let id = created["id"].as_str().unwrap().to_owned();
+    // A call holds 4,096 output tokens, which are dearer than a cent.
+    let task = run(&api, &id, "x").await;
+    stands(&api, &id, "paused").await;
+    assert_eq!(api.get(&format!("/v1/tasks/{task}")).await.expect(200)["status"], "running");
+    let raised = json!({ "maxCost": { "amount": 1000, "currency": "usd", "period": "session" } });
+    api.call("PATCH", &format!("/v1/sessions/{session}/limits"), &raised).await.expect(200);
+    api.act(&format!("/v1/agents/{id}/resume")).await.expect(200);
+    assert_eq!(ended(&api, &task).await["status"], "completed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_replays_what_an_agent_did_and_ends_with_it() {
+    let site = Site::working(None).await;
+    let api = site.organization(Mode::Test, 10_000).await.api(Role::Developer).await;
+    let id = agent(&api, &json!({ "tools": ["write_file"] })).await;
+    let task = run(&api, &id, "Hello").await;
+    ended(&api, &task).await;
+    api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
+    let path = format!("/v1/agents/{id}/stream");
+    let replayed = api.get(&format!("{path}?after=0")).await;
+    let text = String::from_utf8(replayed.body).unwrap();
+    let events: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!(events, ["tool_call", "tool_result", "output"], "{text}");
+    assert!(text.contains(r#""text":"Mock response to: Hello""#), "{text}");
+    let last = text.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap();
+    let more = api.get(&format!("{path}?after={last}")).await;
+    assert_eq!(String::from_utf8(more.body).unwrap(), "");
+    let head = api.head().await;
+    assert_eq!(api.get(&format!("{path}?after={head}")).await.status, 204);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_session_pauses_its_agents_and_its_end_is_theirs() {
+    let site = Site::working(None).await;
+    let api = site.organization(Mode::Test, 10_000).await.api(Role::Developer).await;
+    let id = agent(&api, &json!({})).await;
+    let session = stands(&api, &id, "idle").await["sessionId"].as_str().unwrap().to_owned();
+    api.act(&format!("/v1/sessions/{session}/pause")).await.expect(200);
+    assert_eq!(api.get(&format!("/v1/agents/{id}")).await.expect(200)["status"], "paused");
+    api.act(&format!("/v1/sessions/{session}/resume")).await.expect(200);
+    assert_eq!(api.get(&format!("/v1/agents/{id}")).await.expect(200)["status"], "idle");
+    api.act(&format!("/v1/sessions/{session}/terminate")).await.expect(200);
+    assert_eq!(api.get(&format!("/v1/agents/{id}")).await.expect(200)["status"], "terminated");
+    let usage = api.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
+    assert_eq!(usage["activeAgents"], 0);
+    assert_eq!(usage["totalAgentsCreated"], 1);
+    assert_eq!(usage["reserved"]["exact"], "0.00");
+}
