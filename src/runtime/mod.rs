@@ -8,6 +8,7 @@ mod model_call;
 mod program;
 mod sandbox;
 mod tool_call;
+mod vendors;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::{config, random, read};
 
 use lease::{Leases, Piece};
 pub(crate) use program::{Asked, Secrets, run as run_program};
-pub(crate) use sandbox::compute;
+pub(crate) use vendors::compute;
 
 /// Whether a step of a worker found something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,36 +1,13 @@
 //! Sandboxes: made, suspended, woken and removed as the log says.
 
-use std::sync::Arc;
-
 use theazo_domain::agent::Command;
-use theazo_domain::agent_config::ProviderName;
 use theazo_domain::id::AgentId;
-use theazo_domain::organization::Mode;
 
-use super::{Desk, Done};
-use crate::app::App;
+use super::{Desk, Done, compute};
 use crate::config;
-use crate::log::{Failure, Tenant};
-use crate::providers::compute::{Compute, Error, Handle, New, mock};
+use crate::log::Failure;
+use crate::providers::compute::{Error, Handle, New};
 use crate::read::agent::{self, Agent};
-
-/// Who runs the sandboxes of a provider, for a tenant. In test mode nobody does.
-///
-/// # Errors
-/// [`Error`] when the provider is not configured.
-pub(crate) async fn compute(
-    app: &App,
-    tenant: Tenant,
-    provider: ProviderName,
-) -> Result<Arc<dyn Compute>, Error> {
-    if tenant.mode == Mode::Test {
-        return Ok(Arc::new(mock::Mock));
-    }
-    match provider {
-        ProviderName::Local => Ok(Arc::clone(&app.local)),
-        other => Err(Error::Refused(format!("the provider {} is not configured", other.as_str()))),
-    }
-}
 
 fn wanted(agent: &Agent) -> New {
     New {

@@ -150,7 +150,7 @@ async fn set_up(
     };
     let config = base.overridden_by(&own);
     let compute: ComputeConfig = config.compute.clone().unwrap_or_default();
-    let provider = compute.provider.unwrap_or(ProviderName::Local);
+    let provider = provider(edge, caller, compute.provider).await?;
     let browser = body.browser.unwrap_or(false);
     if browser {
         return Err(Error::field("browser", "provider", format!("{} has no browser", provider.as_str())));
@@ -161,6 +161,23 @@ async fn set_up(
     let compute = rates::Card::built_in().compute(own_credentials);
     let agent = NewAgent { agent_id, definition, config, provider, browser, timeout_s, compute };
     Ok((agent, content.into_iter().collect()))
+}
+
+/// The provider that was asked for, if it is configured; else the organization's default.
+async fn provider(edge: &Edge, caller: &Caller, asked: Option<ProviderName>) -> Result<ProviderName, Error> {
+    let scope = edge.app.log.scope(caller.tenant.id);
+    let Some(asked) = asked else {
+        let all = read::provider::list(scope, None, config::LARGEST_PAGE).await?;
+        let default = all.into_iter().find(|provider| provider.is_default);
+        return Ok(default.map_or(ProviderName::Local, |provider| provider.provider));
+    };
+    // In test mode every provider is a mock, and none has to be configured.
+    let known = asked == ProviderName::Local || caller.tenant.mode == Mode::Test;
+    if known || read::provider::get(scope, asked).await?.is_some() {
+        return Ok(asked);
+    }
+    let message = format!("{} is not configured", asked.as_str());
+    Err(Error::field("compute.provider", "configured", message))
 }
 
 async fn definition(

@@ -123,7 +123,12 @@ impl Site {
 
     /// Servers whose workers work, with the models of this server where one is given.
     pub(crate) async fn working(models: Option<&ModelServer>) -> Arc<Self> {
-        let mut site = Self::with_all(Arc::new(SystemClock), Outside::new(models, Settings::default())).await;
+        Self::working_with(models, Settings::default()).await
+    }
+
+    /// The same, and their operator says this of what lies outside.
+    pub(crate) async fn working_with(models: Option<&ModelServer>, settings: Settings) -> Arc<Self> {
+        let mut site = Self::with_all(Arc::new(SystemClock), Outside::new(models, settings)).await;
         let working = site.servers.each_ref().map(|server| Runtime::new(Arc::clone(&server.app)).start());
         Arc::get_mut(&mut site).expect("nobody has it yet").working.extend(working);
         site

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use serde_json::{Value, json};
+use theazo::clock::{Clock, SystemClock};
+use theazo::providers::Settings;
 use theazo_domain::key::Role;
 use theazo_domain::organization::Mode;
 
 use crate::support::api::Api;
 use crate::support::models::{Answer, ModelServer, Said, Turn};
 use crate::support::site::Site;
+use crate::support::vendors::Wire;
+use crate::support::vendors::webhook::Webhook;
 use crate::support::wait;
 
 async fn agent(api: &Api, body: &Value) -> String {
@@ -257,4 +262,42 @@ async fn a_paused_session_pauses_its_agents_and_its_end_is_theirs() {
     assert_eq!(usage["activeAgents"], 0);
     assert_eq!(usage["totalAgentsCreated"], 1);
     assert_eq!(usage["reserved"]["exact"], "0.00");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_runs_where_its_organization_has_compute_of_its_own() {
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let key = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &secret[6..]).unwrap();
+    let now_s = SystemClock.now().millis() / 1_000;
+    let wire = Wire::serve(Webhook { key, now_s, state: Arc::default() }).await;
+    let settings = Settings { allowed_networks: vec!["127.0.0.0/8".parse().unwrap()], ..Settings::default() };
+    let site = Site::working_with(None, settings).await;
+    let api = site.admin().await;
+    let session = api.session("user_1").await;
+    let path = format!("/v1/sessions/{session}/agents");
+    let body = json!({ "compute": { "provider": "webhook" } });
+    let wrong = api.post(&path, &body).await.fields();
+    assert_eq!(wrong, [("compute.provider".to_owned(), "configured".to_owned())]);
+    let credentials = json!({ "url": format!("{}/compute", wire.url()), "secret": secret });
+    let provider = json!({ "provider": "webhook", "credentials": credentials, "isDefault": true });
+    api.post("/v1/providers", &provider).await.expect(201);
+    // It is the default from now on.
+    let created = api.post(&path, &json!({})).await.expect(201);
+    assert_eq!(created["compute"]["provider"], "webhook");
+    let id = created["id"].as_str().unwrap();
+    let ran =
+        api.post(&format!("/v1/agents/{id}/exec"), &json!({ "lang": "python", "code": "print(1)" })).await;
+    let ran = ran.expect(200);
+    assert!(ran["stdout"].as_str().unwrap().starts_with("python print(1)"), "{ran}");
+    assert_eq!(ran["exitCode"], 3);
+    let refused = api.send(api.request("DELETE", "/v1/providers/webhook").body(Body::empty()).unwrap()).await;
+    assert_eq!(refused.error(409, "conflict")["details"]["agents"], json!([id]));
+    api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
+    wait::until_async("the sandbox to go", async || {
+        kinds(&api, id).await.contains(&"agent.released".to_owned()).then_some(())
+    })
+    .await;
+    // Minutes on the organization's own credentials count, at price 0.
+    let usage = api.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
+    assert_eq!(usage["cost"]["exact"], "0.00");
 }
