@@ -14,15 +14,21 @@ create table sessions (
   position bigint not null,
   created_at timestamptz not null,
   updated_at timestamptz not null,
+  -- null for one that is open: active or paused
+  terminated_at timestamptz,
   primary key (tenant_id, build, session_id)
-);
+) with (fillfactor = 60); -- room for the next version of a row on its page
+-- What changes while a session is open, its status, its limits and the time of that, is in no index and in no condition
+-- of one: such a change writes a row and no entry in any index (a heap-only update).
 -- These indexes are for listings, which state their condition (always true); a look-up by key can use the primary one
 -- only, however little the planner knows of a table that is filling up.
 -- Listings run newest first by position. The time stands before it, which gives the same order (an event's time is
 -- never before the one ahead of it), so that `createdAfter` ends the scan instead of filtering it.
 create index sessions_newest on sessions (tenant_id, build, created_at, position) where position > 0;
 create index sessions_of_user on sessions (tenant_id, build, user_id, created_at, position) where position > 0;
-create index sessions_by_status on sessions (tenant_id, build, status, created_at, position) where position > 0;
+-- For the listings of active and of paused ones. Those of terminated ones run over all, past the open ones.
+create index sessions_open on sessions (tenant_id, build, created_at, position)
+  where terminated_at is null and position > 0;
 
 create table session_usage (
   tenant_id bigint not null,

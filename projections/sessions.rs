@@ -21,6 +21,7 @@ static TABLE: Table = Table {
         Column::integer("position"),
         Column::time("created_at"),
         Column::time("updated_at"),
+        Column::time("terminated_at"),
     ],
 };
 
@@ -44,6 +45,7 @@ impl Projection for Sessions {
                     Value::Integer(happened.position),
                     Value::Time(happened.at),
                     Value::Time(happened.at),
+                    Value::Null,
                 ];
                 changes.put(&TABLE, key(created.session_id), values);
             }
@@ -66,7 +68,9 @@ fn key(session_id: SessionId) -> Vec<Value> {
 }
 
 fn stands(session_id: SessionId, status: Status, happened: &Happened<'_>, changes: &mut Changes) {
-    let values = [("status", text(status.as_str())), ("updated_at", Value::Time(happened.at))];
+    let at = Value::Time(happened.at);
+    let ended = if status == Status::Terminated { at.clone() } else { Value::Null };
+    let values = [("status", text(status.as_str())), ("updated_at", at), ("terminated_at", ended)];
     changes.set(&TABLE, key(session_id), values);
 }
 

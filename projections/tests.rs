@@ -54,7 +54,7 @@ fn a_change_of_limits_and_one_of_status_are_one_update() {
     let stages = fold("sessions", &events);
     let change::Change::Set(values) = &stages[0][0].change else { panic!("a set") };
     let indexes: Vec<usize> = values.iter().map(|(index, _)| *index).collect();
-    assert_eq!((stages.len(), stages[0].len(), indexes), (1, 1, vec![1, 2, 6]));
+    assert_eq!((stages.len(), stages[0].len(), indexes), (1, 1, vec![1, 2, 6, 7]));
     assert_eq!(values[1].1, Value::Json("{\"maxAgents\":2}".into()));
 }
 

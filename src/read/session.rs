@@ -107,8 +107,13 @@ pub async fn list(
         let of_user = "s.user_id = (select user_id from end_users where tenant_id = $1 and external_id = ?)";
         narrow(of_user, user_id);
     }
-    if let Some(status) = &status {
-        narrow("s.status = ?", status);
+    match &status {
+        // The index of open sessions is for whoever states its condition.
+        Some(open) if filter.status != Some(Status::Terminated) => {
+            narrow("s.status = ? and s.terminated_at is null", open);
+        }
+        Some(terminated) => narrow("s.status = ?", terminated),
+        None => {}
     }
     if let Some(after) = &after {
         narrow("s.created_at > ?", after);

@@ -175,7 +175,7 @@ async fn what_an_interrupted_rebuild_has_left_is_cleared_by_the_next() {
             "insert into projection_builds (tenant_id, projection, build, version, state)
                select tenant_id, 'sessions', 5, 1, 'beside' from heads;
              insert into sessions select tenant_id, 5, session_id, user_id, 'paused', limits, metadata_content_id,
-               position, created_at, updated_at from sessions",
+               position, created_at, updated_at, terminated_at from sessions",
         )
         .await
         .unwrap();
