@@ -331,3 +331,19 @@ async fn an_organization_begins_once_in_each_log() {
     let refused = world.server().execute(world.tenant, submission(command)).await.unwrap();
     assert!(matches!(refused, Err(Refusal::Existing(_))));
 }
+
+#[tokio::test]
+async fn a_change_of_an_open_session_enters_no_index() {
+    let world = World::new().await;
+    let (log, session) = (world.server(), new_session_id());
+    log.execute(world.tenant, create(session, "user")).await.unwrap().unwrap();
+    let superuser = world.superuser().await;
+    let change = format!(
+        "begin; update sessions set status = 'paused', limits = '{{}}', updated_at = now()
+         where session_id = '{session}'"
+    );
+    superuser.batch_execute(&change).await.unwrap();
+    let sql = "select pg_stat_get_xact_tuples_hot_updated('sessions'::regclass)";
+    let heap_only: i64 = superuser.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(heap_only, 1);
+}

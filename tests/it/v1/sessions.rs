@@ -229,6 +229,9 @@ async fn sessions_are_listed_newest_first_and_filtered() {
     assert_eq!(listed("?userId=a").await, [&ids[2], &ids[0]].map(Clone::clone));
     assert_eq!(listed("?userId=a&status=active").await, [ids[2].clone()]);
     assert_eq!(listed("?status=paused").await, [ids[0].clone()]);
+    api.act(&format!("/v1/sessions/{}/terminate", ids[3])).await.expect(200);
+    assert_eq!(listed("?status=active").await, [&ids[2], &ids[1]].map(Clone::clone));
+    assert_eq!(listed("?status=terminated").await, [ids[3].clone()]);
     assert_eq!(listed("?userId=nobody").await, Vec::<String>::new());
     assert_eq!(listed("?createdAfter=2020-01-01T00:00:00Z").await.len(), 4);
     assert_eq!(listed("?createdAfter=2999-01-01T00:00:00.000Z").await.len(), 0);
