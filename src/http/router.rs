@@ -125,8 +125,9 @@ pub fn document() -> String {
 }
 
 /// The errors of every route, by their status and what they mean.
-const ERRORS: [(&str, &str); 10] = [
+const ERRORS: [(&str, &str); 13] = [
     ("401", "Missing or invalid API key."),
+    ("402", "A limit has no room for it: `details` says which, and by how much."),
     ("403", "The key's role does not allow it."),
     ("404", "It does not exist."),
     ("409", "It does not fit the present state, or the Idempotency-Key was used for another request."),
@@ -135,7 +136,9 @@ const ERRORS: [(&str, &str); 10] = [
     ("422", "The request is not valid: `details.fields` names every field that is wrong."),
     ("429", "Too many requests: come back after `Retry-After` seconds."),
     ("500", "An unexpected error."),
+    ("502", "The provider refused or failed."),
     ("503", "It cannot be done right now: come back after `Retry-After` seconds."),
+    ("504", "It took longer than it may."),
 ];
 
 fn errors() -> Value {
@@ -156,6 +159,8 @@ fn describe(path: &str, method: &str, operation: &mut Value) {
         answer["description"] = done.clone();
     }
     let mut statuses = vec!["500", "503"];
+    // Errors that an operation names itself are in the same envelope.
+    statuses.extend(["402", "502", "504"].into_iter().filter(|status| answers.contains_key(*status)));
     if operation["tags"] != json!(["server"]) {
         operation["security"] = json!([{ "key": [] }]);
         statuses.extend(["401", "403", "422", "429"]);
