@@ -3,6 +3,7 @@
 //! Every event that moves money carries a [`Booking`]. Accounts, read models and exports all fold the same bookings,
 //! so they cannot disagree.
 
+use rust_decimal::prelude::ToPrimitive;
 use rust_decimal::{Decimal, RoundingStrategy};
 use serde::{Deserialize, Serialize};
 
@@ -184,6 +185,13 @@ impl Booking {
     #[must_use]
     pub fn cost(&self) -> Decimal {
         self.charges.iter().map(|charge| charge.cost).sum()
+    }
+
+    /// Milliseconds of compute that are charged.
+    #[must_use]
+    pub fn compute_ms(&self) -> i64 {
+        let of_compute = self.charges.iter().filter(|charge| charge.unit == Unit::Millisecond);
+        of_compute.filter_map(|charge| charge.quantity.to_i64()).sum()
     }
 
     /// The sum of the unconfirmed charges.

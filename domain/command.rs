@@ -50,12 +50,6 @@ impl Command {
         }
     }
 
-    /// Whether [`Self::witness`] can name one, whatever the target's state.
-    #[must_use]
-    pub const fn may_have_witness(&self) -> bool {
-        matches!(self, Self::Agent(..))
-    }
-
     /// Whose state the decision stands on besides the target's, which is this one.
     #[must_use]
     pub fn witness(&self, target: &AggregateState) -> Option<Subject> {

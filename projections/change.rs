@@ -105,6 +105,12 @@ impl Changes {
         self.stages.iter().map(|stage| stage.rows.len()).sum()
     }
 
+    /// Whether rows of this table are to be written.
+    #[must_use]
+    pub fn touch(&self, table: &str) -> bool {
+        self.stages.iter().flat_map(|stage| &stage.rows).any(|row| row.table.name == table)
+    }
+
     /// Whether nothing is to be written.
     #[must_use]
     pub fn is_empty(&self) -> bool {

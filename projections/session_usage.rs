@@ -1,9 +1,8 @@
 //! What each session has used: the sums that its limits are held against.
 
 use rust_decimal::Decimal;
-use rust_decimal::prelude::ToPrimitive;
 use theazo_domain::Event;
-use theazo_domain::charge::{Booking, Unit};
+use theazo_domain::charge::Booking;
 
 use crate::table::text;
 use crate::{Changes, Column, Happened, Projection, Table, Value};
@@ -70,8 +69,7 @@ fn money(booking: &Booking) -> Vec<(&'static str, Value)> {
     let reserved = booking.reserved - booking.released;
     let amounts =
         [("cost", booking.cost()), ("reserved", reserved), ("unconfirmed", booking.unconfirmed_cost())];
-    let of_compute = booking.charges.iter().filter(|charge| charge.unit == Unit::Millisecond);
-    let compute_ms: i64 = of_compute.filter_map(|charge| charge.quantity.to_i64()).sum();
+    let compute_ms = booking.compute_ms();
     let moved = amounts.into_iter().filter(|(_, amount)| !amount.is_zero());
     let mut sums: Vec<_> = moved.map(|(column, amount)| (column, Value::Decimal(amount))).collect();
     if compute_ms != 0 {

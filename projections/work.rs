@@ -36,8 +36,11 @@ const CALL_GRACE_MS: i64 = 30_000;
 /// How long after its start a caller's program is closed that was not told to have ended: past its time limit.
 const EXEC_GRACE_MS: i64 = 150_000;
 
+/// The name of the projection.
+pub const NAME: &str = "work";
+
 static TABLE: Table = Table {
-    name: "work",
+    name: NAME,
     key: &[Column::text("kind"), Column::text("subject")],
     columns: &[
         Column::text("agent_id"),

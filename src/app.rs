@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
 use url::Url;
 
 use crate::clock::Clock;
@@ -35,8 +34,6 @@ pub struct App {
     pub local: Arc<dyn Compute>,
     /// Makes JavaScript of TypeScript.
     pub typescript: Converter,
-    /// Wakes the workers of this server: there may be something to do.
-    pub nudge: Arc<Notify>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// True from when the server is to stop: streams end then, and it says that it is not ready.

@@ -249,6 +249,8 @@ pub const LEASE: Duration = Duration::from_secs(10);
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(3);
 /// How long what is under way may take to end once the server was told to stop.
 pub const HAND_BACK: Duration = Duration::from_millis(800);
+/// How long what waits for others goes on waiting then: shorter, so that its place is free before the rest is handed back.
+pub const LAST_MOMENT: Duration = Duration::from_millis(500);
 /// The longest life that a vendor is asked to give to a sandbox that is not ended before.
 pub const SANDBOX_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 /// The largest task.

@@ -316,7 +316,7 @@ pub enum Stop {
     Complete,
     /// Tools are to be called.
     ToolUse,
-    /// It reached the most output tokens.
+    /// It reached the most output tokens, or the model's window; a call of a tool may be cut off in it.
     MaxTokens,
     /// The vendor's rules ended it.
     Refusal,

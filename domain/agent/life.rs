@@ -161,6 +161,12 @@ impl Life {
         }
     }
 
+    /// Milliseconds of compute that are held ahead: of what has not begun, or of what is being used.
+    #[must_use]
+    pub fn held_ahead_ms(&self) -> i64 {
+        self.held_ms + self.lease.as_ref().map_or(0, |lease| lease.slice_ms)
+    }
+
     /// Folds what has happened to the agent.
     pub fn fold(&mut self, event: &Event) {
         self.fold_lease(event);

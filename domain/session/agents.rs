@@ -93,7 +93,7 @@ impl Existing {
         // Where the session will stand once the piece is booked, with nothing held for this agent.
         let mut standing = self.standing.clone();
         standing.account.book(&used.booking);
-        standing.compute_ms += super::compute_ms(&used.booking);
+        standing.compute_ms += used.booking.compute_ms();
         standing.compute_held_ms -= lease.slice_ms;
         match standing.next_piece(&life.compute, now) {
             Ok(piece) => Ok(life.tick_compute(piece, now).into_iter().collect()),

@@ -9,7 +9,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use rust_decimal::prelude::ToPrimitive;
 use serde::{Deserialize, Serialize};
 
 pub use decide::{Command, Opening};
@@ -19,7 +18,6 @@ pub use standing::{LimitOverrun, LimitRefused, Standing};
 use crate::Event;
 use crate::account::Account;
 use crate::agent::Life;
-use crate::charge::{Booking, Unit};
 use crate::content::ContentRef;
 use crate::id::{AgentId, SessionId, UserId};
 use crate::secret::Shelf;
@@ -136,9 +134,10 @@ impl Existing {
     fn fold_agents(&mut self, event: &Event) {
         if let Some(booked) = event.booked() {
             self.standing.account.book(booked.booking);
-            self.standing.compute_ms += compute_ms(booked.booking);
+            self.standing.compute_ms += booked.booking.compute_ms();
         }
         let Some(place) = event.place() else { return };
+        let before = self.agents.get(&place.agent_id).map_or(0, Life::held_ahead_ms);
         if let Event::AgentCreated(created) = event {
             self.agents.insert(place.agent_id, Life::begin(created));
         } else if let Some(life) = self.agents.get_mut(&place.agent_id) {
@@ -147,13 +146,7 @@ impl Existing {
                 self.agents.remove(&place.agent_id);
             }
         }
-        let held = |life: &Life| life.held_ms + life.lease.as_ref().map_or(0, |lease| lease.slice_ms);
-        self.standing.compute_held_ms = self.agents.values().map(held).sum();
+        let after = self.agents.get(&place.agent_id).map_or(0, Life::held_ahead_ms);
+        self.standing.compute_held_ms += after - before;
     }
-}
-
-/// Milliseconds of compute that are charged.
-fn compute_ms(booking: &Booking) -> i64 {
-    let of_compute = booking.charges.iter().filter(|charge| charge.unit == Unit::Millisecond);
-    of_compute.filter_map(|charge| charge.quantity.to_i64()).sum()
 }

@@ -150,7 +150,7 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
             let search_engine = settings.outside.search_engine.clone();
             let outside = outside(settings, &clients)?;
             let Outside { models, local, typescript } = outside;
-            let (nudge, vendors) = (Arc::default(), settings.outside.vendors.clone());
+            let vendors = settings.outside.vendors.clone();
             let app = Arc::new(App {
                 database,
                 log,
@@ -161,7 +161,6 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
                 models,
                 local,
                 typescript,
-                nudge,
                 clock,
                 stopping,
             });

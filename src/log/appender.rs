@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use theazo_projections::EPOCH;
+use theazo_projections::{EPOCH, work};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -223,6 +223,7 @@ impl Appender {
             Decider::new(&self.tenant, &self.parts.keys.answers, &mut self.cache, (head, kept), now);
         let mut plan = decider.decide(batch);
         let changes = project::fold(&self.builds, plan.writes.events.iter().map(|event| &**event));
+        plan.worked = changes.touch(work::NAME);
         plan.writes.projections = project::writes(changes, &self.builds);
         let sealed = sealed::wrap_by_active(client, &self.parts.keys.masters, &mut plan.writes.sealed).await;
         sealed.map_err(Broken::NotDone)?;
@@ -269,7 +270,7 @@ impl Appender {
 
     /// Writes the batch and commits it, and makes the answers that are kept.
     async fn write(&mut self, client: &Client, batch: &[Pending], plan: Plan) -> Result<Replies, Broken> {
-        let Plan { decisions, writes, now } = plan;
+        let Plan { decisions, writes, now, worked } = plan;
         let events = writes.events.clone();
         let head = writes.head.as_ref().map(|head| head.position);
         let mut pipeline = Pipeline::default();
@@ -312,6 +313,9 @@ impl Appender {
         self.position = head.or(self.position);
         self.cache.trim();
         self.parts.feeds.publish(self.tenant.id, &events);
+        if worked {
+            self.parts.worked.notify_one();
+        }
         metrics::counter!("theazo_events_appended_total").increment(events.len() as u64);
         Ok(replies)
     }

@@ -34,6 +34,8 @@ pub(super) struct Plan {
     pub(super) decisions: Vec<Decision>,
     pub(super) writes: Writes,
     pub(super) now: Timestamp,
+    /// Whether there is other work to do after it.
+    pub(super) worked: bool,
 }
 
 /// What must be read before these commands can be decided.
@@ -70,7 +72,7 @@ pub(super) fn wanted_besides(batch: &[Pending], cache: &mut Cache) -> Vec<String
     let mut wanted = vec![];
     for pending in batch {
         let command = &pending.submission.command;
-        let Some(target) = command.target().filter(|_| command.may_have_witness()) else { continue };
+        let Some(target) = command.target() else { continue };
         if let Some(witness) = command.witness(cache.state(target))
             && !cache.knows(witness)
         {
@@ -226,7 +228,7 @@ impl<'a> Decider<'a> {
                 .collect();
             self.writes.head = Some(self.head);
         }
-        Plan { decisions, writes: self.writes, now: self.now }
+        Plan { decisions, writes: self.writes, now: self.now, worked: false }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -29,6 +29,8 @@ pub(super) struct Parts {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) codec: Codec,
     pub(super) feeds: Feeds,
+    /// Wakes the workers of this server: what there is to do has changed.
+    pub(super) worked: Notify,
     /// Why this server must not append: a newer one has written to the log.
     newer: Mutex<Option<String>>,
 }
@@ -63,7 +65,8 @@ impl Log {
     #[must_use]
     pub fn new(database: Database, keys: Arc<ServerKeys>, clock: Arc<dyn Clock>) -> Arc<Self> {
         let (codec, feeds, newer) = (Codec::default(), Feeds::new(database.clone()), Mutex::new(None));
-        let parts = Arc::new(Parts { database, keys, clock, codec, feeds, newer });
+        let worked = Notify::new();
+        let parts = Arc::new(Parts { database, keys, clock, codec, feeds, worked, newer });
         Arc::new(Self { parts, appenders: Mutex::default(), opened: Opened::default() })
     }
 
@@ -170,6 +173,13 @@ impl Log {
         let end = read::head(self.scope(tenant.id)).await?;
         feed.reaches(end);
         Ok(FeedReader::new(feed, self.parts.database.clone(), after.unwrap_or(end)))
+    }
+
+    /// Wakes the workers of this server when an append has changed what there is to do. A wake-up may be missing (a
+    /// commit that was found out, another server's append): whoever waits looks by itself as well.
+    #[must_use]
+    pub fn worked(&self) -> &Notify {
+        &self.parts.worked
     }
 
     /// Reads what an event says.

@@ -252,26 +252,27 @@ pub async fn exec(scope: Scope<'_>, id: ExecId) -> Result<Option<Exec>, Error> {
     Ok(row.map(|row| Exec { status: row.get(0), result: row.get(1) }))
 }
 
-/// The task that a piece of work is about.
-///
-/// # Errors
-/// [`Error`] when the database is away.
-pub async fn task_of_work(scope: Scope<'_>, kind: &str, subject: &str) -> Result<Option<TaskId>, Error> {
-    let sql = "select task_id from work where tenant_id = $1 and build = live_build($1, 'work')
-        and kind = $2 and subject = $3";
-    let row = scope.query_optional(sql, &[&kind, &subject]).await?;
-    row.and_then(|row| row.get::<_, Option<String>>(0)).map(|id| typed(&id)).transpose()
+/// A piece of work that has to be done.
+#[derive(Debug)]
+pub struct Work {
+    /// Whose it is.
+    pub agent_id: AgentId,
+    /// In which session.
+    pub session_id: SessionId,
+    /// Of a run: its task.
+    pub task_id: Option<TaskId>,
 }
 
-/// The agent that a piece of work is about.
+/// A piece of work; `None` where it is done.
 ///
 /// # Errors
 /// [`Error`] when the database is away.
-pub async fn agent_of_work(scope: Scope<'_>, kind: &str, subject: &str) -> Result<Option<AgentId>, Error> {
-    let sql = "select agent_id from work where tenant_id = $1 and build = live_build($1, 'work')
-        and kind = $2 and subject = $3";
-    let row = scope.query_optional(sql, &[&kind, &subject]).await?;
-    row.map(|row| typed(row.get(0))).transpose()
+pub async fn work(scope: Scope<'_>, kind: &str, subject: &str) -> Result<Option<Work>, Error> {
+    let sql = "select agent_id, session_id, task_id from work
+        where tenant_id = $1 and build = live_build($1, 'work') and kind = $2 and subject = $3";
+    let Some(row) = scope.query_optional(sql, &[&kind, &subject]).await? else { return Ok(None) };
+    let task_id = row.get::<_, Option<&str>>(2).map(typed).transpose()?;
+    Ok(Some(Work { agent_id: typed(row.get(0))?, session_id: typed(row.get(1))?, task_id }))
 }
 
 /// The bodies of pieces of content that were not erased, by their ids.

@@ -39,9 +39,8 @@ pub(super) struct Run<'a> {
 
 pub(super) async fn run(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
     let subject = agent_id.to_string();
-    let Some(task_id) = agent::task_of_work(desk.scope(), kind::RUN, &subject).await? else {
-        return Ok(Done::LetGo);
-    };
+    let work = agent::work(desk.scope(), kind::RUN, &subject).await?;
+    let Some(task_id) = work.and_then(|work| work.task_id) else { return Ok(Done::LetGo) };
     let Ok(claimed) = desk.tell(agent_id, Command::Claim { task_id }, vec![]).await? else {
         return Ok(Done::LetGo);
     };
@@ -61,7 +60,7 @@ pub(super) async fn run(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failu
         }
     };
     let model = agent.config.model.clone().unwrap_or_else(|| ModelConfig {
-        id: desk.app.models.default_model.clone().unwrap_or_else(|| config::DEFAULT_MODEL.to_owned()),
+        id: desk.app.models.default_model().to_owned(),
         max_tokens: None,
         temperature: None,
     });

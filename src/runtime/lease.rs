@@ -1,11 +1,13 @@
 //! Leases: which server does which piece of work. They stand in a table of their own, across all tenants.
 
-use theazo_domain::organization::Mode;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use theazo_domain::time::Timestamp;
 
 use crate::config;
 use crate::database::{Database, Error, system_time};
-use crate::log::{Tenant, TenantId};
+use crate::log::{Tenant, TenantId, find_tenants};
 
 /// A piece of work that this server has taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,38 +21,46 @@ pub(crate) struct Piece {
 }
 
 /// The leases of one server.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Leases {
     database: Database,
+    tenants: Mutex<HashMap<TenantId, Tenant>>,
     /// The server's name: no other process ever has it.
     worker: String,
 }
 
 impl Leases {
     pub(crate) fn new(database: Database, worker: String) -> Self {
-        Self { database, worker }
+        Self { database, tenants: Mutex::default(), worker }
     }
 
     /// Takes up to so many pieces of work that are due and that nobody has.
     pub(crate) async fn claim(&self, most: usize, dictated: Option<Timestamp>) -> Result<Vec<Piece>, Error> {
-        let client = self.database.reading().await?;
-        let sql = "select c.tenant_id, c.kind, c.subject, t.organization_id, t.mode
-            from claim_work($1, $2, $3, $4) c join lateral (
-              select organization_id, mode from find_tenants(null) f where f.tenant_id = c.tenant_id) t on true";
-        let statement = client.prepare_cached(sql).await?;
-        let most = i32::try_from(most).unwrap_or(i32::MAX);
-        let rows =
-            client.query(&statement, &[&self.worker, &most, &lease_ms(), &dictated.map(system_time)]).await?;
-        rows.iter()
-            .map(|row| {
-                let organization_id = row.get::<_, &str>(3).parse();
-                let organization_id =
-                    organization_id.map_err(|_| Error::Row("tenants.organization_id".to_owned()))?;
-                let mode = if row.get::<_, &str>(4) == Mode::Live.as_str() { Mode::Live } else { Mode::Test };
-                let tenant = Tenant { id: TenantId(row.get(0)), organization_id, mode };
-                Ok(Piece { tenant, kind: row.get(1), subject: row.get(2) })
-            })
-            .collect()
+        let rows = {
+            let client = self.database.reading().await?;
+            let sql = "select tenant_id, kind, subject from claim_work($1, $2, $3, $4)";
+            let statement = client.prepare_cached(sql).await?;
+            let most = i32::try_from(most).unwrap_or(i32::MAX);
+            client.query(&statement, &[&self.worker, &most, &lease_ms(), &dictated.map(system_time)]).await?
+        };
+        let mut pieces = Vec::with_capacity(rows.len());
+        for row in rows {
+            let tenant = self.tenant(row.get(0)).await?;
+            pieces.push(Piece { tenant, kind: row.get(1), subject: row.get(2) });
+        }
+        Ok(pieces)
+    }
+
+    /// The tenant of this number. Tenants never change, so each is looked up once.
+    async fn tenant(&self, id: TenantId) -> Result<Tenant, Error> {
+        let known = |tenants: &HashMap<TenantId, Tenant>| tenants.get(&id).copied();
+        if let Some(tenant) = known(&self.tenants.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(tenant);
+        }
+        let all = find_tenants(&self.database, None).await?;
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.extend(all.into_iter().map(|tenant| (tenant.id, tenant)));
+        known(&tenants).ok_or_else(|| Error::Row(format!("work of tenant {}, which does not exist", id.0)))
     }
 
     /// Says that this server is still at all that it has taken.

@@ -11,7 +11,6 @@ mod tool_call;
 mod vendors;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use theazo_domain::id::{AgentId, ExecId, RequestId};
 use theazo_domain::{Command, agent, session};
@@ -22,11 +21,12 @@ use tokio::time::timeout;
 
 use crate::app::App;
 use crate::log::{Actor, Content, Failure, Provenance, Submission, Tenant, Verdict};
+use crate::providers::compute::{self, Compute};
+use crate::read::agent::Agent;
 use crate::{config, random, read};
 
 use lease::{Leases, Piece};
 pub(crate) use program::{Asked, Secrets, run as run_program};
-pub(crate) use vendors::compute;
 
 /// Whether a step of a worker found something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Runtime {
                 if step == Step::Idle {
                     tokio::select! {
                         _ = stopping.wait_for(|stopping| *stopping) => break,
-                        () = this.app.nudge.notified() => {}
+                        () = this.app.log.worked().notified() => {}
                         () = tokio::time::sleep(config::WORK_POLL) => {}
                     }
                 }
@@ -119,7 +119,7 @@ impl Runtime {
         if let Err(error) = self.leases.release(&piece).await {
             tracing::debug!(%error, "a lease runs out by itself");
         }
-        self.app.nudge.notify_one();
+        self.app.log.worked().notify_one();
     }
 
     async fn renew(self: Arc<Self>) {
@@ -170,7 +170,7 @@ impl Desk<'_> {
             kind::SUSPEND => sandbox::suspend(self, agent_id).await,
             kind::WAKE => sandbox::wake(self, agent_id).await,
             kind::RELEASE => sandbox::release(self, agent_id).await,
-            kind::METER => self.measure(agent_id).await,
+            kind::METER => self.measure(agent_id, subject).await,
             kind::RUN => agent_loop::run(self, agent_id).await,
             kind::CLOSE_CALL => {
                 let _ = self.tell(agent_id, agent::Command::CloseCall, vec![]).await?;
@@ -180,10 +180,11 @@ impl Desk<'_> {
         }
     }
 
-    async fn measure(self, agent_id: AgentId) -> Result<Done, Failure> {
-        let Some(agent) = read::agent::get(self.scope(), agent_id).await? else { return Ok(Done::LetGo) };
-        let command = Command::Session(agent.session_id, session::Command::TickCompute(agent_id));
-        let _ = self.execute(command, vec![]).await?;
+    async fn measure(self, agent_id: AgentId, subject: &str) -> Result<Done, Failure> {
+        if let Some(work) = read::agent::work(self.scope(), kind::METER, subject).await? {
+            let command = Command::Session(work.session_id, session::Command::TickCompute(agent_id));
+            let _ = self.execute(command, vec![]).await?;
+        }
         Ok(Done::LetGo)
     }
 
@@ -191,16 +192,21 @@ impl Desk<'_> {
     async fn close_exec(self, subject: &str) -> Result<Done, Failure> {
         let exec_id: ExecId =
             subject.parse().map_err(|_| Failure::Internal(format!("work about {subject}")))?;
-        if let Some(agent_id) = read::agent::agent_of_work(self.scope(), kind::CLOSE_EXEC, subject).await? {
+        if let Some(work) = read::agent::work(self.scope(), kind::CLOSE_EXEC, subject).await? {
             let outcome = agent::ExecOutcome::Interrupted;
             let command = agent::Command::FinishExec { exec_id, outcome, result: None, duration_ms: 0 };
-            let _ = self.tell(agent_id, command, vec![]).await?;
+            let _ = self.tell(work.agent_id, command, vec![]).await?;
         }
         Ok(Done::LetGo)
     }
 
     pub(crate) fn scope(&self) -> crate::database::Scope<'_> {
         self.app.log.scope(self.tenant.id)
+    }
+
+    /// Who runs the agent's sandbox.
+    pub(crate) async fn compute(self, agent: &Agent) -> Result<Arc<dyn Compute>, compute::Error> {
+        vendors::compute(self.app, self.tenant, agent.provider).await
     }
 
     /// Tells an agent something.
@@ -227,5 +233,5 @@ pub(crate) async fn soon_after_stop(app: &App) {
     if stopping.wait_for(|stopping| *stopping).await.is_err() {
         std::future::pending::<()>().await;
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(config::LAST_MOMENT).await;
 }

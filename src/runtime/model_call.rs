@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use theazo_domain::Event;
-use theazo_domain::agent::{Answer, Command, ModelRates, Opening, Stop as Stopped, Tokens};
+use theazo_domain::agent::{Answer, Command, ModelRates, Opening, Tokens};
 use theazo_domain::id::CallId;
 use theazo_domain::organization::Mode;
 use theazo_domain::rates;
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::agent_loop::{Acted, Run, ends};
 use super::conversation::Reply as Said;
 use crate::log::{Content, Failure};
-use crate::providers::model::{Call, CallError, Model, Prepared, Reply, Stop, ToolCall, Usage, Vendor};
+use crate::providers::model::{Call, CallError, Model, Prepared, Reply, ToolCall, Vendor};
 use crate::providers::tools::input;
 use crate::{config, random};
 
@@ -154,15 +154,14 @@ impl Run<'_> {
         let said = Said { text, tool_calls, verbatim: reply.verbatim };
         let body = serde_json::to_string(&said).expect("an answer is plain data");
         let (content, reference) = Content::new(self.desk.app.clock.now(), body);
-        let completes = count == 0;
         let answer = Answer {
             call_id,
-            tokens: reply.usage.map(tokens),
-            stop: stopped(reply.stop),
+            tokens: reply.usage,
+            stop: reply.stop,
             reply: reference,
             tool_calls: count,
             vendor_id: reply.vendor_id,
-            completes,
+            completes: count == 0,
         };
         let Some(events) = self.tell(Command::SettleCall(answer), vec![content]).await? else {
             return Ok(Acted::Ended);
@@ -172,25 +171,7 @@ impl Run<'_> {
 }
 
 /// What a model's tokens cost: nothing with a key of the organization's own.
-pub(super) fn rates_of(model: &str, own_key: bool) -> ModelRates {
+fn rates_of(model: &str, own_key: bool) -> ModelRates {
     let card = rates::Card::built_in();
     if own_key { card.free() } else { card.model(model) }
-}
-
-const fn tokens(usage: Usage) -> Tokens {
-    Tokens {
-        input: usage.input,
-        output: usage.output,
-        cache_read: usage.cache_read,
-        cache_write: usage.cache_write,
-    }
-}
-
-const fn stopped(stop: Stop) -> Stopped {
-    match stop {
-        Stop::Complete => Stopped::Complete,
-        Stop::ToolUse => Stopped::ToolUse,
-        Stop::MaxTokens => Stopped::MaxTokens,
-        Stop::Refusal => Stopped::Refusal,
-    }
 }

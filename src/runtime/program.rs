@@ -60,7 +60,7 @@ pub(crate) type Outcome = Result<Finished, Error>;
 pub(crate) async fn run(desk: Desk<'_>, agent: &Agent, secrets: &Secrets, asked: Asked) -> Outcome {
     let began = Instant::now();
     let sandbox = agent.sandbox.clone().ok_or(Error::Gone)?;
-    let compute = super::compute(desk.app, desk.tenant, agent.provider).await?;
+    let compute = desk.compute(agent).await?;
     let code = match javascript(desk, &asked).await? {
         Ok(code) => code,
         Err(stderr) => {

@@ -3,7 +3,7 @@
 use theazo_domain::agent::Command;
 use theazo_domain::id::AgentId;
 
-use super::{Desk, Done, compute};
+use super::{Desk, Done};
 use crate::config;
 use crate::log::Failure;
 use crate::providers::compute::{Error, Handle, New};
@@ -20,10 +20,7 @@ fn wanted(agent: &Agent) -> New {
 
 pub(super) async fn provision(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
     let Some(agent) = agent::get(desk.scope(), agent_id).await? else { return Ok(Done::LetGo) };
-    let made = match compute(desk.app, desk.tenant, agent.provider).await {
-        Ok(compute) => compute.create(&wanted(&agent)).await,
-        Err(error) => Err(error),
-    };
+    let made = async { desk.compute(&agent).await?.create(&wanted(&agent)).await }.await;
     let command = match made {
         Ok(Handle(sandbox)) => Command::Provisioned { sandbox },
         Err(error) => failed(&error),
@@ -38,10 +35,7 @@ fn failed(error: &Error) -> Command {
 
 pub(super) async fn suspend(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
     let Some((agent, handle)) = with_sandbox(desk, agent_id).await? else { return Ok(Done::LetGo) };
-    let suspended = match compute(desk.app, desk.tenant, agent.provider).await {
-        Ok(compute) => compute.pause(&handle).await,
-        Err(error) => Err(error),
-    };
+    let suspended = async { desk.compute(&agent).await?.pause(&handle).await }.await;
     let command = match suspended {
         Ok(paused) => Command::Suspended { sandbox: paused.handle.0, stored_bytes: paused.stored_bytes },
         Err(Error::Gone) => failed(&Error::Gone),
@@ -56,10 +50,7 @@ pub(super) async fn suspend(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, F
 
 pub(super) async fn wake(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
     let Some((agent, handle)) = with_sandbox(desk, agent_id).await? else { return Ok(Done::LetGo) };
-    let woken = match compute(desk.app, desk.tenant, agent.provider).await {
-        Ok(compute) => compute.resume(&handle, &wanted(&agent)).await,
-        Err(error) => Err(error),
-    };
+    let woken = async { desk.compute(&agent).await?.resume(&handle, &wanted(&agent)).await }.await;
     let command = match woken {
         Ok(Handle(sandbox)) => Command::Woken { sandbox },
         Err(error) => failed(&error),
@@ -70,11 +61,8 @@ pub(super) async fn wake(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Fail
 
 pub(super) async fn release(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
     let Some(agent) = agent::get(desk.scope(), agent_id).await? else { return Ok(Done::LetGo) };
-    if let Some(sandbox) = agent.sandbox {
-        let released = match compute(desk.app, desk.tenant, agent.provider).await {
-            Ok(compute) => compute.terminate(&Handle(sandbox)).await,
-            Err(error) => Err(error),
-        };
+    if let Some(sandbox) = agent.sandbox.clone() {
+        let released = async { desk.compute(&agent).await?.terminate(&Handle(sandbox)).await }.await;
         if let Err(error) = released
             && error != Error::Gone
         {

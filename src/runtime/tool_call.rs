@@ -83,7 +83,7 @@ impl Run<'_> {
     }
 
     async fn files(&self, input: Input) -> Result<String, Error> {
-        let compute = super::compute(self.desk.app, self.desk.tenant, self.agent.provider).await?;
+        let compute = self.desk.compute(&self.agent).await?;
         let handle = Handle(self.agent.sandbox.clone().ok_or(Error::Gone)?);
         match input {
             Input::WriteFile { path, content } => {

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use lru::LruCache;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use theazo_domain::Event;
 use theazo_domain::agent::Status;
 use theazo_domain::content::ContentRef;
@@ -16,6 +16,7 @@ use theazo_domain::id::AgentId;
 use tokio::sync::OnceCell;
 
 use super::agents::missing;
+use super::events::opened;
 use super::money::usd;
 use crate::database;
 use crate::http::Edge;
@@ -164,11 +165,4 @@ fn frame(event: &Event, reference: Option<&ContentRef>, bodies: &HashMap<String,
         _ => return None,
     };
     Some(Frame { event: name.to_owned(), data: data.to_string() })
-}
-
-/// Input of a tool is JSON where the model made no mistake.
-fn opened(body: &str) -> Value {
-    let json = serde_json::from_str::<Box<RawValue>>(body).ok();
-    json.and_then(|raw| serde_json::from_str(raw.get()).ok())
-        .unwrap_or_else(|| Value::String(body.to_owned()))
 }

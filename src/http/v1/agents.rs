@@ -127,10 +127,7 @@ pub(crate) async fn create(
     let (agent, contents) = set_up(&edge, &writer, agent_id, body).await?;
     let command = Command::Session(session_id, session::Command::AddAgent(Box::new(agent)));
     let submission = Submission { command, provenance: writer.provenance(), contents, sealed: vec![] };
-    let answered =
-        act(&edge, &writer, &request, submission, showing(&writer, agent_id, StatusCode::CREATED)).await;
-    edge.app.nudge.notify_one();
-    answered
+    act(&edge, &writer, &request, submission, showing(&writer, agent_id, StatusCode::CREATED)).await
 }
 
 /// What a new agent is made of: its own fields over those of its definition.
@@ -312,9 +309,7 @@ pub(crate) async fn terminate(
             Ok(judged(verdict, request_id).unwrap_or_else(|| success(StatusCode::OK, &Done::DONE)))
         })
     });
-    let answered = act(&edge, &writer, &request, submission, answering).await;
-    edge.app.nudge.notify_one();
-    answered
+    act(&edge, &writer, &request, submission, answering).await
 }
 
 async fn ask(
@@ -326,9 +321,7 @@ async fn ask(
     let command = Command::Agent(id, command);
     let submission =
         Submission { command, provenance: caller.provenance(), contents: vec![], sealed: vec![] };
-    let answered = act(edge, caller, request, submission, showing(caller, id, StatusCode::OK)).await;
-    edge.app.nudge.notify_one();
-    answered
+    act(edge, caller, request, submission, showing(caller, id, StatusCode::OK)).await
 }
 
 /// Answers with the agent as it stands.

@@ -249,7 +249,7 @@ fn references(data: &str) -> Result<Vec<String>, Error> {
 }
 
 /// Content is JSON or else text.
-fn opened(body: &str) -> Box<RawValue> {
+pub(crate) fn opened(body: &str) -> Box<RawValue> {
     let json = RawValue::from_string(body.to_owned());
     json.or_else(|_| serde_json::value::to_raw_value(body)).expect("a text can be written as JSON")
 }

@@ -82,11 +82,12 @@ pub(crate) async fn exec(
     Id(agent_id): Id<AgentId>,
     Submitted { body, request }: Submitted<NewExec>,
 ) -> Result<Response, Error> {
-    let language = body.lang.or(body.language).unwrap_or_default();
+    let named = body.lang.or(body.language).and_then(|name| Language::named(&name));
+    let language = named.ok_or_else(|| Error::field("lang", "required", "is required"))?;
     let agent = ready(&edge, &writer, agent_id).await?;
     let exec_id = ExecId::from_ulid(edge.new_ulid());
     let (content, code) = edge.content(body.code.clone());
-    let command = agent::Command::StartExec { exec_id, language: language.clone(), code };
+    let command = agent::Command::StartExec { exec_id, language: language.as_str().to_owned(), code };
     let submission = Submission {
         command: Command::Agent(agent_id, command),
         provenance: writer.provenance(),
@@ -159,19 +160,15 @@ struct Run {
     caller: Caller,
     agent: read::agent::Agent,
     exec_id: ExecId,
-    language: String,
+    language: Language,
     code: String,
 }
 
 impl Run {
     async fn finish(self) -> Result<Response, Error> {
         let desk = Desk { app: &self.edge.app, tenant: self.caller.tenant };
-        let language = match self.language.as_str() {
-            "python" => Language::Python,
-            "typescript" => Language::TypeScript,
-            _ => Language::Bash,
-        };
-        let asked = Asked { language, code: self.code.clone(), timeout: config::EXEC_LIMIT };
+        let (language, code) = (self.language, self.code.clone());
+        let asked = Asked { language, code, timeout: config::EXEC_LIMIT };
         let running = async {
             let secrets = Secrets::of(desk, &self.agent).await?;
             run_program(desk, &self.agent, &secrets, asked).await
@@ -207,7 +204,6 @@ impl Run {
             Ok(_) | Err(Refusal::Conflict(_)) => {}
             Err(refusal) => return Err(Error::from(&refusal)),
         }
-        self.edge.app.nudge.notify_one();
         Ok(())
     }
 }
@@ -238,6 +234,6 @@ fn whole_ms(duration: Duration) -> u64 {
 }
 
 fn languages() -> Object {
-    let words = ["python", "typescript", "bash"];
+    let words = Language::ALL.map(Language::as_str);
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
 }

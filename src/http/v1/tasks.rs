@@ -110,19 +110,16 @@ pub(crate) async fn run(
             Ok(judged(verdict, request_id).unwrap_or_else(started))
         })
     });
-    let answered = act(&edge, &writer, &request, submission, answering).await;
-    edge.app.nudge.notify_one();
-    answered
+    act(&edge, &writer, &request, submission, answering).await
 }
 
 /// Whether the agent's model has no price, so that no limit of cost could be kept.
 async fn is_unpriced(edge: &Edge, writer: &Writer, agent_id: AgentId) -> Result<bool, Error> {
     let agent = read::agent::get(edge.app.log.scope(writer.tenant.id), agent_id).await?;
     let agent = agent.ok_or_else(|| missing(agent_id))?;
-    let model = agent.config.model.map(|model| model.id);
-    let model = model.or_else(|| edge.app.models.default_model.clone());
-    let model = model.unwrap_or_else(|| config::DEFAULT_MODEL.to_owned());
-    Ok(rates::Card::built_in().model(&model).prices.is_none())
+    let own = agent.config.model.as_ref().map(|model| model.id.as_str());
+    let model = own.unwrap_or_else(|| edge.app.models.default_model());
+    Ok(rates::Card::built_in().model(model).prices.is_none())
 }
 
 /// Lists the tasks of an agent, newest first.

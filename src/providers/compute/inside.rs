@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{End, Error, FileContent, FileEntry, Finished, Handle, Language, Program, check_path};
+use super::{End, Error, FileContent, FileEntry, Finished, Handle, Program, check_path};
 use crate::{config, random};
 
 /// The supervisor.
@@ -148,11 +148,7 @@ pub(super) async fn run(exec: &impl Exec, handle: &Handle, program: &Program) ->
     let mut work = Work::new(&json!({
         "operation": "run",
         "workspace": exec.workspace(),
-        "language": match program.language {
-            Language::Python => "python",
-            Language::TypeScript => "typescript",
-            Language::Bash => "bash",
-        },
+        "language": program.language.as_str(),
         "code": program.code,
         "environment": environment,
         "timeoutMs": u64::try_from(program.timeout.as_millis()).unwrap_or(u64::MAX),

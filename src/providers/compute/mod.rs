@@ -122,6 +122,27 @@ pub enum Language {
     Bash,
 }
 
+impl Language {
+    /// Every language there is.
+    pub const ALL: [Self; 3] = [Self::Python, Self::TypeScript, Self::Bash];
+
+    /// Its name, as callers and models write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::TypeScript => "typescript",
+            Self::Bash => "bash",
+        }
+    }
+
+    /// The language of this name; `None` where there is none.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|language| language.as_str() == name)
+    }
+}
+
 /// A program to run.
 pub struct Program {
     /// In what language.

@@ -20,6 +20,7 @@ pub use mock::Mock;
 pub use models::{Models, Settings, SettingsError, Vendor};
 pub use openai::OpenAi;
 pub use schema::plausible;
+pub use theazo_domain::agent::{Stop, Tokens as Usage};
 
 /// A vendor's protocol for asking models.
 #[async_trait]
@@ -153,33 +154,6 @@ pub struct Reply {
     pub vendor_id: Option<String>,
     /// What has to be given back with the turn.
     pub verbatim: Option<Verbatim>,
-}
-
-/// Why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// It is complete.
-    Complete,
-    /// Tools are to be called.
-    ToolUse,
-    /// It reached the most output tokens, or the model's window; a call of a tool may be cut off in it.
-    MaxTokens,
-    /// The vendor's rules ended it.
-    Refusal,
-}
-
-/// Tokens that a call used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Usage {
-    /// Input tokens that were neither read from nor written to a cache.
-    pub input: u64,
-    /// Output tokens.
-    pub output: u64,
-    /// Input tokens read from the vendor's cache.
-    pub cache_read: u64,
-    /// Input tokens written to the vendor's cache.
-    pub cache_write: u64,
 }
 
 /// A call that did not give an answer.

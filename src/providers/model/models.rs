@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::exchange::Wire;
 use super::{Anthropic, Mock, Model, OpenAi};
+use crate::config;
 use crate::providers::guard::check_form;
 
 /// Whose protocol a model is asked by.
@@ -103,8 +104,7 @@ pub struct Models {
     openai_api_key: Option<Zeroizing<String>>,
     /// OpenAI's protocol is spoken with a server that the operator has named.
     own_openai: bool,
-    /// The model of agents that name none.
-    pub default_model: Option<String>,
+    default_model: String,
 }
 
 impl Models {
@@ -122,7 +122,7 @@ impl Models {
             anthropic_api_key: settings.anthropic_api_key,
             own_openai: settings.openai_base_url.is_some(),
             openai_api_key: settings.openai_api_key,
-            default_model: settings.default_model,
+            default_model: settings.default_model.unwrap_or_else(|| config::DEFAULT_MODEL.to_owned()),
         })
     }
 
@@ -139,6 +139,12 @@ impl Models {
     #[must_use]
     pub fn mock(&self) -> &dyn Model {
         &self.mock
+    }
+
+    /// The model of agents that name none.
+    #[must_use]
+    pub fn default_model(&self) -> &str {
+        &self.default_model
     }
 
     /// Whether a vendor may be asked without a key: a server of the operator's own that speaks OpenAI's protocol.

@@ -149,18 +149,10 @@ fn typed(tool: Tool, value: Value) -> Result<Input, serde_json::Error> {
         Tool::ListFiles => Input::ListFiles { path: members(value)?.path },
         Tool::RunCode => {
             let Members { lang, code, .. } = members(value)?;
-            Input::RunCode { language: language(&lang), code }
+            // The schema lets no other pass.
+            Input::RunCode { language: Language::named(&lang).unwrap_or(Language::Bash), code }
         }
     })
-}
-
-/// The language that the schema calls so.
-fn language(name: &str) -> Language {
-    match name {
-        "python" => Language::Python,
-        "typescript" => Language::TypeScript,
-        _ => Language::Bash,
-    }
 }
 
 /// A mistake in words for a model, without the value, which it has just written itself.
@@ -225,7 +217,7 @@ pub fn schema(tool: Tool) -> Value {
             object(json!({ "path": path }), &[])
         }
         Tool::RunCode => {
-            let lang = json!({ "type": "string", "enum": ["python", "typescript", "bash"] });
+            let lang = json!({ "type": "string", "enum": Language::ALL.map(Language::as_str) });
             let code = json!({ "type": "string", "description": "The whole program." });
             object(json!({ "lang": lang, "code": code }), &["lang", "code"])
         }

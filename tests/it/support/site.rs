@@ -259,7 +259,6 @@ fn server(login: &Config, clock: &Arc<dyn Clock>, outside: &Outside) -> Server {
         models,
         local: Arc::clone(&outside.local),
         typescript: Converter::of(env!("CARGO_BIN_EXE_theazo").into()),
-        nudge: Arc::default(),
         clock,
         stopping,
     });
