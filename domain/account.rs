@@ -3,7 +3,7 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use crate::charge::{Booking, Charge};
+use crate::charge::Booking;
 use crate::session::{CostLimit, CostPeriod};
 use crate::time::{Day, Timestamp};
 
@@ -85,15 +85,18 @@ impl Account {
     pub fn book(&mut self, booking: &Booking) {
         self.reserved += booking.reserved - booking.released;
         for charge in booking.charges.iter().chain(&booking.unconfirmed) {
-            self.count(charge);
+            self.count(charge.at, charge.cost);
+        }
+        for charge in &booking.withdrawn {
+            self.count(charge.at, -charge.cost);
         }
     }
 
-    fn count(&mut self, charge: &Charge) {
-        self.total += charge.cost;
-        let day = charge.at.day();
-        count_in(&mut self.day, day, charge.cost);
-        count_in(&mut self.month, day.month_start(), charge.cost);
+    fn count(&mut self, at: Timestamp, cost: Decimal) {
+        self.total += cost;
+        let day = at.day();
+        count_in(&mut self.day, day, cost);
+        count_in(&mut self.month, day.month_start(), cost);
     }
 
     /// What counts as spent in the period that `now` lies in: settled and unconfirmed.
@@ -168,7 +171,7 @@ fn count_in(kept: &mut Option<(Day, Decimal)>, period: Day, cost: Decimal) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::charge::{Category, Price, Rate, Unit};
+    use crate::charge::{Category, Charge, Price, Rate, Unit};
     use crate::money::Currency;
 
     const NOON: i64 = 1_746_100_800_000; // 2025-05-01T12:00:00Z

@@ -124,9 +124,55 @@ pub struct Charge {
     pub price: Option<Price>,
     /// The version of the rate card that the price is from.
     pub rate_card: String,
-    /// In units of the currency, rounded half-even to twelve places.
+    /// In units of the currency, rounded half-even to twelve places. Only an adjustment can be negative.
     #[serde(with = "rust_decimal::serde::str")]
     pub cost: Decimal,
+    /// What sort of line it is on a bill.
+    #[serde(default, skip_serializing_if = "Line::is_usage")]
+    pub line: Line,
+}
+
+/// What sort of line a charge is on a bill.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum Line {
+    /// Something that was used.
+    #[default]
+    Usage,
+    /// The price of something that was used earlier and had none then. Its quantity has been counted already, as
+    /// unrated, and is so no more.
+    #[serde(rename_all = "camelCase")]
+    Rating {
+        /// When it was used.
+        used_at: Timestamp,
+        /// How many calls it rates: told by one of a call's charges.
+        calls: u32,
+    },
+    /// A credit or a correction of an earlier charge. It has no quantity.
+    #[serde(rename_all = "camelCase")]
+    Adjustment {
+        /// The charge that it corrects.
+        corrects: ChargeId,
+    },
+}
+
+impl Line {
+    /// Whether it is of something that was used.
+    #[must_use]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+    pub const fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage)
+    }
+}
+
+/// Where a charge stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChargeId {
+    /// The position of the event that books it.
+    pub position: i64,
+    /// Its place among the settled charges of that event, from 0.
+    pub index: u32,
 }
 
 impl Charge {
@@ -135,7 +181,16 @@ impl Charge {
     pub fn new(at: Timestamp, category: Category, used: (Decimal, Unit), rate: &Rate) -> Self {
         let (quantity, unit) = used;
         let cost = rate.price.map_or(Decimal::ZERO, |price| price.of(quantity));
-        Self { at, category, quantity, unit, price: rate.price, rate_card: rate.rate_card.clone(), cost }
+        Self {
+            at,
+            category,
+            quantity,
+            unit,
+            price: rate.price,
+            rate_card: rate.rate_card.clone(),
+            cost,
+            line: Line::Usage,
+        }
     }
 }
 
@@ -166,6 +221,9 @@ pub struct Booking {
     /// May have been used: counts against limits, and stands beside the totals.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unconfirmed: Vec<Charge>,
+    /// Unconfirmed charges of an earlier event that are so no more, because it became known what was used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withdrawn: Vec<Charge>,
 }
 
 impl Booking {
@@ -194,10 +252,11 @@ impl Booking {
         of_compute.filter_map(|charge| charge.quantity.to_i64()).sum()
     }
 
-    /// The sum of the unconfirmed charges.
+    /// What the sum of the unconfirmed charges changes by.
     #[must_use]
     pub fn unconfirmed_cost(&self) -> Decimal {
-        self.unconfirmed.iter().map(|charge| charge.cost).sum()
+        let sum = |charges: &[Charge]| charges.iter().map(|charge| charge.cost).sum::<Decimal>();
+        sum(&self.unconfirmed) - sum(&self.withdrawn)
     }
 }
 
