@@ -159,7 +159,6 @@ pub enum Line {
 impl Line {
     /// Whether it is of something that was used.
     #[must_use]
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
     pub const fn is_usage(&self) -> bool {
         matches!(self, Self::Usage)
     }
