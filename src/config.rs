@@ -216,6 +216,8 @@ pub const SANDBOX_FOLDER_DEPTH: usize = 200;
 pub const SANDBOX_WATCH_INTERVAL: Duration = Duration::from_millis(25);
 /// How often all its files are looked at, while the disk loses nothing that would matter.
 pub const SANDBOX_DISK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is seen whether another server has deleted a local sandbox in which something runs.
+pub const SANDBOX_DELETED_INTERVAL: Duration = Duration::from_millis(250);
 /// Of a machine's memory, in percent: when less is available, local sandboxes are ended.
 pub const SANDBOX_MEMORY_RESERVE_PERCENT: u64 = 2;
 /// Of a machine's disk, in percent: when less is free, local sandboxes that write are ended.
@@ -250,7 +252,7 @@ pub const LEASE_RENEWAL: Duration = Duration::from_secs(3);
 /// How long what is under way may take to end once the server was told to stop.
 pub const HAND_BACK: Duration = Duration::from_millis(800);
 /// How long what waits for others goes on waiting then: shorter, so that its place is free before the rest is handed back.
-pub const LAST_MOMENT: Duration = Duration::from_millis(500);
+pub const LAST_MOMENT: Duration = Duration::from_millis(200);
 /// The longest life that a vendor is asked to give to a sandbox that is not ended before.
 pub const SANDBOX_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 /// The largest task.

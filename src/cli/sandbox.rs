@@ -8,6 +8,9 @@ use crate::providers::compute::local::Options;
 
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct SandboxArguments {
+    /// The folder of local sandboxes, which all servers of a machine over one database share [default: DATA_DIR/sandboxes]
+    #[arg(long, value_name = "DIR", env = "THEAZO_SANDBOX_DIR")]
+    sandbox_dir: Option<PathBuf>,
     /// Memory of all processes of a local sandbox [default: 512]
     #[arg(long, value_name = "MIB", env = "THEAZO_SANDBOX_MEMORY_MIB")]
     sandbox_memory_mib: Option<String>,
@@ -37,7 +40,8 @@ pub(super) struct SandboxArguments {
 impl SandboxArguments {
     /// How sandboxes are made. An empty text counts as none.
     pub(super) fn options(&self, data_dir: &Path) -> Result<Options, Error> {
-        let mut options = Options::new(data_dir.join(config::SANDBOX_FOLDER));
+        let named = self.sandbox_dir.clone().filter(|folder| !folder.as_os_str().is_empty());
+        let mut options = Options::new(named.unwrap_or_else(|| data_dir.join(config::SANDBOX_FOLDER)));
         let limits = &mut options.limits;
         if let Some(mebibytes) = number(&self.sandbox_memory_mib, "--sandbox-memory-mib", 32)? {
             limits.memory_bytes = mebibytes << 20;

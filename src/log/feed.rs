@@ -18,6 +18,9 @@ use super::{Failure, Recorded, Stored, TenantId};
 use crate::config;
 use crate::database::{Database, Error, Scope};
 
+/// Where servers are told that another has handed work back.
+pub(crate) const WORK_CHANNEL: &str = "theazo_work";
+
 /// The feeds of one server.
 pub(super) struct Feeds {
     database: Database,
@@ -243,7 +246,7 @@ async fn listen_once(parts: &Parts) -> Result<(), Error> {
     let (client, mut connection) = parts.database.dedicated().await?;
     let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
     let listening = async {
-        client.batch_execute("listen theazo_log").await?;
+        client.batch_execute(&format!("listen theazo_log; listen {WORK_CHANNEL}")).await?;
         // What was sent before is not heard.
         parts.feeds.look().await
     };
@@ -256,6 +259,9 @@ async fn listen_once(parts: &Parts) -> Result<(), Error> {
                 begun = true;
             }
             message = messages.next() => match message {
+                Some(Ok(AsyncMessage::Notification(notice))) if notice.channel() == WORK_CHANNEL => {
+                    parts.worked.notify_one();
+                }
                 Some(Ok(AsyncMessage::Notification(notice))) => wake(&parts.feeds, notice.payload()),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.into()),

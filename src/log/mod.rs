@@ -41,6 +41,7 @@ use crate::vault::{Address, Sealed};
 pub use codec::{Codec, NewerFormat, Upcaster};
 pub use execute::Log;
 pub use feed::FeedReader;
+pub(crate) use feed::WORK_CHANNEL;
 pub use open::{create_tenant, find_tenants};
 
 /// The number of a tenant in this database.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use theazo_projections::{ALL, Column, EPOCH, Projection};
+use theazo_projections::{ALL, Column, EPOCH, Kind, Projection};
 use tokio::time::Instant;
 
 use super::codec::{Codec, Unreadable};
@@ -427,8 +427,13 @@ async fn differences(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// What of each row is compared. How many zeros end a sum depends on which changes were coalesced before they were
+/// added, and says nothing.
 fn columns(build: Build) -> String {
     let table = build.projection.table();
-    let names: Vec<&str> = table.key.iter().chain(table.columns).map(|column: &Column| column.name).collect();
-    names.join(", ")
+    let compared = |column: &Column| match column.kind {
+        Kind::Decimal => format!("trim_scale({})", column.name),
+        _ => column.name.to_owned(),
+    };
+    table.key.iter().chain(table.columns).map(compared).collect::<Vec<_>>().join(", ")
 }

@@ -7,7 +7,7 @@ use theazo_domain::time::Timestamp;
 
 use crate::config;
 use crate::database::{Database, Error, system_time};
-use crate::log::{Tenant, TenantId, find_tenants};
+use crate::log::{Tenant, TenantId, WORK_CHANNEL, find_tenants};
 
 /// A piece of work that this server has taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,11 +79,17 @@ impl Leases {
         Ok(())
     }
 
-    /// Lets go of all of it.
+    /// Lets go of all of it, and tells the other servers that there is work.
     pub(crate) async fn release_all(&self) -> Result<(), Error> {
         let client = self.database.reading().await?;
         client.query("select release_leases($1)", &[&self.worker]).await?;
+        client.query("select pg_notify($1, '')", &[&WORK_CHANNEL]).await?;
         Ok(())
+    }
+
+    /// The server's name.
+    pub(crate) fn worker(&self) -> &str {
+        &self.worker
     }
 }
 

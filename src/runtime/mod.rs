@@ -57,6 +57,7 @@ impl Runtime {
     pub fn start(self: &Arc<Self>) -> JoinHandle<()> {
         let this = Arc::clone(self);
         tokio::spawn(async move {
+            tracing::info!(worker = this.leases.worker(), "working");
             let renewing = tokio::spawn(Arc::clone(&this).renew());
             let mut stopping = this.app.stopping.subscribe();
             loop {

@@ -53,6 +53,11 @@ pub(super) async fn wake(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Fail
     let woken = async { desk.compute(&agent).await?.resume(&handle, &wanted(&agent)).await }.await;
     let command = match woken {
         Ok(Handle(sandbox)) => Command::Woken { sandbox },
+        // It may be repeated without harm, and another server may reach it.
+        Err(Error::Unavailable(reason)) => {
+            tracing::warn!(reason, %agent_id, "a sandbox could not be woken");
+            return Ok(Done::Later);
+        }
         Err(error) => failed(&error),
     };
     let _ = desk.tell(agent_id, command, vec![]).await?;

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use theazo::postgres::{Cluster, State};
+use tokio_postgres::Client;
 
 use crate::support::cluster::{Scratch, connect, throw_away, url_of};
 use crate::support::server::{self, Ask, MASTER_KEY, Server, send, theazo};
@@ -87,13 +88,13 @@ impl Load {
 }
 
 /// A database, and where the two servers over it keep what they have.
-struct Place {
-    scratch: Scratch,
+pub(crate) struct Place {
+    pub(crate) scratch: Scratch,
     cluster: Cluster,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let scratch = Scratch::new();
         let cluster = Cluster::start(throw_away(scratch.path.join("database"))).await.unwrap();
         let endpoint = cluster.endpoint();
@@ -111,14 +112,26 @@ impl Place {
     }
 
     async fn start(&self, server: usize) -> Server {
+        self.start_with(server, &[]).await
+    }
+
+    /// Starts a server with more in its environment.
+    pub(crate) async fn start_with(&self, server: usize, environment: &[(&str, String)]) -> Server {
         let dir = self.scratch.path.join(server.to_string());
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--database-url", &self.url()];
         let mut command = theazo(&dir, &arguments);
         command.env("THEAZO_MASTER_KEY", MASTER_KEY);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         Server::start_with(command).await
     }
 
-    async fn new_key(&self) -> String {
+    /// A connection as the superuser.
+    pub(crate) async fn connect(&self) -> Client {
+        let endpoint = self.cluster.endpoint();
+        connect(&endpoint.config("crashing", &endpoint.user)).await
+    }
+
+    pub(crate) async fn new_key(&self) -> String {
         let made = ["org", "create", "Acme", "--plan", "enterprise", "--rate-limit", "1000000"];
         let organization = self.command(&made).await;
         let org = organization["id"].as_str().unwrap();
@@ -127,7 +140,7 @@ impl Place {
     }
 
     /// Runs a command that must succeed.
-    async fn command(&self, arguments: &[&str]) -> Value {
+    pub(crate) async fn command(&self, arguments: &[&str]) -> Value {
         let url = self.url();
         let arguments = [arguments, &["--database-url", &url, "--json"]].concat();
         let mut command = theazo(&self.scratch.path, &arguments);
@@ -140,7 +153,7 @@ impl Place {
     }
 }
 
-async fn kill(server: Server) {
+pub(crate) async fn kill(server: Server) {
     server.signal(Signal::SIGKILL);
     server.ended().await;
 }

@@ -7,6 +7,7 @@ mod cli;
 mod compute;
 mod crash;
 mod feed;
+mod handover;
 mod log;
 mod manners;
 mod models;

@@ -1,11 +1,16 @@
-//! The folders of sandboxes: `ROOT/AGENT/{workspace,tmp}`, and beside them the session in `sandbox.json`, written last.
+//! The folders of sandboxes: `ROOT/AGENT/{workspace,tmp}`, and beside them the session in `sandbox.json`, written last and
+//! deleted first.
+//!
+//! Servers on one machine may share the root, so that an agent's files are there whichever of them goes on with it. What
+//! has to be done by one at a time is done under a lock on a file of the root. The root has a name that was drawn when it
+//! was made, by which a server on another machine sees that a sandbox is not one of its own.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -16,12 +21,21 @@ use theazo_domain::id::{AgentId, SessionId};
 use super::tree::{self, Size};
 use super::{Options, registry};
 use crate::providers::compute::{Error, Handle, New};
+use crate::random;
+
+/// The file whose lock is held while what all servers share is changed; its content is the root's name.
+const ROOT_FILE: &str = "root";
+/// The file that says that a sandbox is there.
+const SANDBOX_FILE: &str = "sandbox.json";
 
 /// What a handle says.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Said {
     directory: AgentId,
+    /// The name of the root that it lies in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root: Option<String>,
 }
 
 /// What is written beside the workspace.
@@ -31,21 +45,10 @@ struct Written {
     session_id: SessionId,
 }
 
-/// The handle of an agent's sandbox.
-pub(super) fn handle(agent_id: AgentId) -> Handle {
-    Handle(serde_json::json!({ "directory": agent_id }).to_string())
-}
-
-/// The agent of a handle.
-pub(super) fn named(handle: &Handle) -> Result<AgentId, Error> {
-    let said: Said = serde_json::from_str(&handle.0)
-        .map_err(|_| Error::Refused("that is no handle of a local sandbox".to_owned()))?;
-    Ok(said.directory)
-}
-
-/// All sandboxes of a server.
+/// All sandboxes of a machine's servers.
 pub(super) struct Directories {
     root: PathBuf,
+    name: String,
     /// Users of the host for sandboxes, where the server is root.
     host_ids: Option<Range<u32>>,
     /// Held while a user is chosen.
@@ -61,19 +64,42 @@ pub(super) struct Directory {
     path: PathBuf,
 }
 
-impl From<&Directory> for Handle {
-    fn from(directory: &Directory) -> Self {
-        handle(directory.agent_id)
-    }
-}
-
 impl Directories {
     pub(super) fn open(options: &Options) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&options.root)?;
         // As every process has to find it, whatever its working directory is.
         let root = options.root.canonicalize()?;
         let host_ids = Uid::effective().is_root().then(|| options.host_ids.clone());
-        Ok(Self { root, host_ids, choosing: Mutex::new(()) })
+        let file = lock(&root)?;
+        let mut name = fs::read_to_string(root.join(ROOT_FILE))?;
+        if name.is_empty() {
+            name = hex::encode(random::bytes::<16>());
+            fs::write(root.join(ROOT_FILE), &name)?;
+        }
+        drop(file);
+        Ok(Self { root, name, host_ids, choosing: Mutex::new(()) })
+    }
+
+    /// The handle of an agent's sandbox.
+    pub(super) fn handle(&self, agent_id: AgentId) -> Handle {
+        let said = Said { directory: agent_id, root: Some(self.name.clone()) };
+        Handle(serde_json::to_string(&said).expect("two texts are plain data"))
+    }
+
+    /// The agent of a handle.
+    ///
+    /// # Errors
+    /// When it is the handle of something else, or of a sandbox on another machine.
+    pub(super) fn named(&self, handle: &Handle) -> Result<AgentId, Error> {
+        let said: Said = serde_json::from_str(&handle.0)
+            .map_err(|_| Error::Refused("that is no handle of a local sandbox".to_owned()))?;
+        match said.root {
+            Some(root) if root != self.name => Err(Error::Unavailable(
+                "the agent's files are on the machine of another server, or in another folder of sandboxes"
+                    .to_owned(),
+            )),
+            _ => Ok(said.directory),
+        }
     }
 
     pub(super) fn path(&self, agent_id: AgentId) -> PathBuf {
@@ -86,6 +112,7 @@ impl Directories {
         let failed = |error: io::Error| Error::Unavailable(format!("{}: {error}", path.display()));
         tree::remove(&path).map_err(failed)?;
         let choosing = registry::lock(&self.choosing);
+        let file = lock(&self.root).map_err(failed)?;
         let host_id = match &self.host_ids {
             Some(range) => Some(self.free_id(range)?),
             None => None,
@@ -99,10 +126,10 @@ impl Directories {
                     .map_err(|error| Error::Unsupported(format!("a user for sandboxes: {error}")))?;
             }
         }
+        drop(file);
         drop(choosing);
         let written = serde_json::to_vec(&Written { session_id: sandbox.session_id });
-        fs::write(path.join("sandbox.json"), written.map_err(|error| failed(error.into()))?)
-            .map_err(failed)?;
+        fs::write(path.join(SANDBOX_FILE), written.map_err(|error| failed(error.into()))?).map_err(failed)?;
         Ok(Directory { agent_id: sandbox.agent_id, session_id: sandbox.session_id, host_id, path })
     }
 
@@ -122,9 +149,9 @@ impl Directories {
     /// # Errors
     /// [`Error::Gone`] when there is none.
     pub(super) fn find(&self, handle: &Handle) -> Result<Directory, Error> {
-        let agent_id = named(handle)?;
+        let agent_id = self.named(handle)?;
         let path = self.path(agent_id);
-        let read = fs::read(path.join("sandbox.json")).map_err(|_| Error::Gone)?;
+        let read = fs::read(path.join(SANDBOX_FILE)).map_err(|_| Error::Gone)?;
         let written: Written = serde_json::from_slice(&read).map_err(|_| Error::Gone)?;
         let owner = fs::metadata(path.join("workspace")).map_err(|_| Error::Gone)?.uid();
         let host_id = self.host_ids.as_ref().map(|_| owner);
@@ -144,7 +171,28 @@ impl Directories {
     }
 }
 
+/// Waits for the lock on what servers of this machine share, and holds it until the file is closed.
+fn lock(root: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).append(true).create(true).mode(0o600).open(root.join(ROOT_FILE))?;
+    file.lock()?;
+    Ok(file)
+}
+
 impl Directory {
+    /// Says that the sandbox is gone: programs that other servers run in it are ended by them when they see so.
+    pub(super) fn forsake(path: &Path) -> io::Result<()> {
+        match fs::remove_file(path.join(SANDBOX_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The file that says that the sandbox is there.
+    pub(super) fn marker(&self) -> PathBuf {
+        self.path.join(SANDBOX_FILE)
+    }
+
     pub(super) fn workspace(&self) -> PathBuf {
         self.path.join("workspace")
     }

@@ -60,7 +60,7 @@ pub fn enter() -> Option<ExitCode> {
 /// Where and how sandboxes are made.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The folder of all sandboxes. A server has one of its own.
+    /// The folder of all sandboxes. Servers of one machine share it, so that one goes on with what another began.
     pub root: PathBuf,
     /// The program whose `main` calls [`enter`].
     pub init: PathBuf,
@@ -182,9 +182,9 @@ impl Compute for LocalCompute {
         if sandbox.browser {
             return Err(Error::Unsupported("a local sandbox has no browser".to_owned()));
         }
-        let handle = Handle::from(&self.directories.make(sandbox)?);
+        self.directories.make(sandbox)?;
         self.registry.open(sandbox.agent_id);
-        Ok(handle)
+        Ok(self.directories.handle(sandbox.agent_id))
     }
 
     async fn run(&self, handle: &Handle, program: &Program) -> Result<Finished, Error> {
@@ -201,7 +201,7 @@ impl Compute for LocalCompute {
         };
         // Whoever waits may go away; the sandbox is ended then, by a task that stays until it has.
         let (waiting, gone) = tokio_watch::channel(false);
-        let stop = entry.stop(gone);
+        let stop = entry.stop(gone, directory.marker());
         let limits = inside.limits.clone();
         let run = Run {
             outside,
@@ -262,12 +262,13 @@ impl Compute for LocalCompute {
     }
 
     async fn terminate(&self, handle: &Handle) -> Result<(), Error> {
-        let agent_id = directory::named(handle)?;
+        let agent_id = self.directories.named(handle)?;
         self.registry.end(agent_id, true).await;
         let path = self.directories.path(agent_id);
         let (cgroups, name) = (self.options.cgroups.clone(), agent_id.to_string());
         blocking(move || {
             let failed = |error| Error::Unavailable(format!("the sandbox cannot be deleted: {error}"));
+            Directory::forsake(&path).map_err(failed)?;
             tree::remove(&path).map_err(failed)?;
             Group::remove(&cgroups, &name).map_err(failed)
         })
@@ -278,7 +279,7 @@ impl Compute for LocalCompute {
 
     async fn list(&self) -> Result<Vec<(AgentId, Handle)>, Error> {
         let found = self.directories.all().map_err(|error| Error::Unavailable(error.to_string()))?;
-        Ok(found.into_iter().map(|agent_id| (agent_id, directory::handle(agent_id))).collect())
+        Ok(found.into_iter().map(|agent_id| (agent_id, self.directories.handle(agent_id))).collect())
     }
 
     async fn stored_bytes(&self, handle: &Handle) -> Result<u64, Error> {

@@ -1,12 +1,15 @@
 //! What runs in which sandbox of this server.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use theazo_domain::id::AgentId;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::message::Limits;
+use crate::config;
 
 /// Locks; what a panicking holder left is as good as any, since nothing is ever left half done.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -82,8 +85,9 @@ impl Registry {
 }
 
 impl Entry {
-    /// Becomes true when the program is to end: because all are, or because nobody waits for it (`waiting` closes).
-    pub(super) fn stop(&self, mut waiting: watch::Receiver<bool>) -> watch::Receiver<bool> {
+    /// Becomes true when the program is to end: because all are, because nobody waits for it (`waiting` closes), or
+    /// because another server has deleted the sandbox (there is no `marker` any more).
+    pub(super) fn stop(&self, mut waiting: watch::Receiver<bool>, marker: PathBuf) -> watch::Receiver<bool> {
         let mut ended = self.agent.ended.subscribe();
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(async move {
@@ -91,6 +95,7 @@ impl Entry {
                 _ = ended.changed() => {}
                 _ = waiting.changed() => {}
                 () = stop.closed() => {}
+                () = deleted(&marker) => {}
             }
             stop.send_replace(true);
         });
@@ -109,6 +114,12 @@ impl Entry {
             }
             (sum.1 > limits.processes).then(|| format!("{} processes", limits.processes))
         })
+    }
+}
+
+async fn deleted(marker: &Path) {
+    while marker.exists() {
+        sleep(config::SANDBOX_DELETED_INTERVAL).await;
     }
 }
 
