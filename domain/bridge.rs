@@ -48,6 +48,10 @@ impl Named for crate::provider::State {
     const TYPE: &'static str = "providers";
 }
 
+impl Named for crate::billing::State {
+    const TYPE: &'static str = "billing";
+}
+
 impl<A> cqrs_es::Aggregate for Bridged<A>
 where
     A: Aggregate + Named + Serialize + for<'de> Deserialize<'de> + Send + Sync + fmt::Debug,

@@ -3,6 +3,9 @@
 //! Every event that moves money carries a [`Booking`]. Accounts, read models and exports all fold the same bookings,
 //! so they cannot disagree.
 
+use std::fmt;
+use std::str::FromStr;
+
 use rust_decimal::prelude::ToPrimitive;
 use rust_decimal::{Decimal, RoundingStrategy};
 use serde::{Deserialize, Serialize};
@@ -174,6 +177,29 @@ pub struct ChargeId {
     pub index: u32,
 }
 
+impl fmt::Display for ChargeId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", self.position, self.index)
+    }
+}
+
+/// A text that is not a position and an index, such as `12.0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected the id of a charge such as 12.0")]
+pub struct NotACharge;
+
+impl FromStr for ChargeId {
+    type Err = NotACharge;
+
+    fn from_str(text: &str) -> Result<Self, NotACharge> {
+        let (position, index) = text.split_once('.').ok_or(NotACharge)?;
+        let position = position.parse().map_err(|_| NotACharge)?;
+        let id = Self { position, index: index.parse().map_err(|_| NotACharge)? };
+        // Numbers are read leniently (`+1`, `01`); an id has one spelling.
+        if position > 0 && id.to_string() == text { Ok(id) } else { Err(NotACharge) }
+    }
+}
+
 impl Charge {
     /// A quantity at its price.
     #[must_use]
@@ -303,6 +329,14 @@ mod tests {
         let half = Price { amount: decimal("0.0000000000005"), per: 1 };
         assert_eq!(half.of(decimal("1")), decimal("0"));
         assert_eq!(half.of(decimal("3")), decimal("0.000000000002"));
+    }
+
+    #[test]
+    fn the_id_of_a_charge_has_one_spelling() {
+        assert_eq!("12.0".parse(), Ok(ChargeId { position: 12, index: 0 }));
+        for text in ["", "12", "12.", ".0", "012.0", "12.+0", "0.0", "-1.0", "1.0.0", "1.4294967296"] {
+            assert_eq!(text.parse::<ChargeId>(), Err(NotACharge), "{text}");
+        }
     }
 
     proptest! {

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, DefinitionId, KeyId, OrganizationId, SessionId, UserId};
 use crate::{
-    Aggregate, Event, Facts, Refusal, Subject, agent, definition, key, organization, provider, session, user,
+    Aggregate, Event, Facts, Refusal, Subject, agent, billing, definition, key, organization, provider,
+    session, user,
 };
 
 /// Something that a caller asks to happen.
@@ -24,6 +25,8 @@ pub enum Command {
     Agent(AgentId, agent::Command),
     /// To the compute providers.
     Providers(provider::Command),
+    /// To the money of the organization.
+    Billing(billing::Command),
 }
 
 /// An end user as the caller knows them, and the id they get if they are new.
@@ -47,6 +50,7 @@ impl Command {
             Self::Definition(id, _) => Some(Subject::Definition(*id)),
             Self::Agent(id, _) => Some(Subject::Agent(*id)),
             Self::Providers(_) => Some(Subject::Providers),
+            Self::Billing(_) => Some(Subject::Billing),
         }
     }
 
@@ -56,6 +60,9 @@ impl Command {
         match (self, target) {
             (Self::Agent(..), AggregateState::Agent(agent)) => {
                 agent.life().map(|life| Subject::Session(life.place.session_id))
+            }
+            (Self::Billing(billing::Command::Adjust(adjusting)), _) => {
+                Some(Subject::Session(adjusting.place.session_id))
             }
             _ => None,
         }
@@ -103,6 +110,8 @@ pub enum AggregateState {
     Task,
     /// Of the compute providers.
     Providers(provider::State),
+    /// Of the money of the organization.
+    Billing(billing::State),
 }
 
 impl AggregateState {
@@ -122,6 +131,7 @@ impl AggregateState {
             Subject::Agent(_) => Self::Agent(Box::default()),
             Subject::Task(_) => Self::Task,
             Subject::Providers => Self::Providers(provider::State::default()),
+            Subject::Billing => Self::Billing(billing::State::default()),
         }
     }
 
@@ -141,6 +151,7 @@ impl AggregateState {
             (Self::Definition(state), Command::Definition(_, command)) => state.decide(command, facts),
             (Self::Agent(state), Command::Agent(_, command)) => state.decide(command, facts),
             (Self::Providers(state), Command::Providers(command)) => state.decide(command, facts),
+            (Self::Billing(state), Command::Billing(command)) => state.decide(command, facts),
             _ => panic!("a command is decided on the state of its own target"),
         }
     }
@@ -156,6 +167,7 @@ impl AggregateState {
             Self::Agent(state) => state.evolve(event),
             Self::Task => {}
             Self::Providers(state) => state.evolve(event),
+            Self::Billing(state) => state.evolve(event),
         }
     }
 }

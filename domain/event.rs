@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::charge::{Booked, Place};
 use crate::id::TaskId;
-use crate::{Subject, agent, definition, key, organization, provider, secret, session};
+use crate::{Subject, agent, billing, definition, key, organization, provider, secret, session};
 
 /// Something that has happened. The name of a variant on disk never changes; what it carries changes only with
 /// a new format version and an upcaster from the old one.
@@ -148,6 +148,9 @@ pub enum Event {
     /// A compute provider was removed, with its credentials.
     #[serde(rename = "provider.removed")]
     ProviderRemoved(provider::Removed),
+    /// A charge was corrected.
+    #[serde(rename = "billing.adjusted")]
+    BillingAdjusted(billing::Adjusted),
 }
 
 /// An event as it is written: its type, and its data as the JSON text that is hashed.
@@ -164,7 +167,7 @@ impl Event {
     pub const FIRST_VERSION: i16 = 1;
 
     /// The type names of every event, in the order of the list.
-    pub const KINDS: [&'static str; 46] = [
+    pub const KINDS: [&'static str; 47] = [
         "organization.created",
         "key.created",
         "key.revoked",
@@ -211,6 +214,7 @@ impl Event {
         "provider.verified",
         "provider.default_changed",
         "provider.removed",
+        "billing.adjusted",
     ];
 
     /// The newest format version of a type, which is what this program writes; `None` for a type it does not know.
@@ -264,6 +268,9 @@ impl Event {
         if matches!(self, Self::AgentCreated(_) | Self::AgentFailed(_) | Self::AgentTerminated(_)) {
             subjects.push(Subject::Providers);
         }
+        if matches!(self, Self::BillingAdjusted(_)) {
+            subjects.push(Subject::Billing);
+        }
         if self.booked().is_some() {
             subjects.extend([Subject::User(place.user_id), Subject::Organization(place.organization_id)]);
         }
@@ -302,6 +309,7 @@ impl Event {
             Self::ComputeStarted(event) => event.place,
             Self::ComputeTicked(event) => event.place,
             Self::ComputeStopped(event) => event.place,
+            Self::BillingAdjusted(event) => event.place,
             _ => return None,
         })
     }
@@ -339,6 +347,7 @@ impl Event {
             Self::CallLost(event) => &event.booking,
             Self::ComputeTicked(event) => &event.booking,
             Self::ComputeStopped(event) => &event.booking,
+            Self::BillingAdjusted(event) => &event.booking,
             _ => return None,
         };
         let model = match self {
@@ -346,6 +355,7 @@ impl Event {
             Self::CallSettled(event) => Some(event.model.as_str()),
             Self::CallReleased(event) => Some(event.model.as_str()),
             Self::CallLost(event) => Some(event.model.as_str()),
+            Self::BillingAdjusted(event) => event.model.as_deref(),
             _ => None,
         };
         Some(Booked { place: self.place()?, task_id: self.task_id(), model, booking })

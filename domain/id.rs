@@ -159,10 +159,14 @@ pub enum Subject {
     Task(TaskId),
     /// The compute providers of the organization, all of them: they are decided on together.
     Providers,
+    /// The money of the organization as a whole.
+    Billing,
 }
 
 /// What the compute providers are called among subjects: there is one such subject in a log.
 const PROVIDERS: &str = "providers";
+/// What the money of the organization is called among subjects: there is one such subject in a log.
+const BILLING: &str = "billing";
 
 impl fmt::Display for Subject {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,6 +179,7 @@ impl fmt::Display for Subject {
             Self::Agent(id) => id.fmt(formatter),
             Self::Task(id) => id.fmt(formatter),
             Self::Providers => formatter.write_str(PROVIDERS),
+            Self::Billing => formatter.write_str(BILLING),
         }
     }
 }
@@ -192,6 +197,7 @@ impl FromStr for Subject {
             Some(AgentId::PREFIX) => text.parse().map(Self::Agent),
             Some(TaskId::PREFIX) => text.parse().map(Self::Task),
             Some(PROVIDERS) if text == PROVIDERS => Ok(Self::Providers),
+            Some(BILLING) if text == BILLING => Ok(Self::Billing),
             _ => Err(Malformed("a known prefix")),
         }
     }

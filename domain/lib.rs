@@ -11,6 +11,8 @@ pub mod account;
 pub mod agent;
 /// How an agent is set up: what a definition describes once, and what each agent may set for itself.
 pub mod agent_config;
+/// The money of an organization as a whole: corrections of charges.
+pub mod billing;
 /// The bridge that runs these aggregates under cqrs-es: for its test framework, and as the benchmark's baseline.
 #[cfg(any(test, feature = "cqrs-es"))]
 pub mod bridge;

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::auth::Visitor;
 use super::error::{Envelope, Error, Field};
 use super::v1::{
-    agent_stream, agents, definitions, events, exec, limits, providers, secrets, sessions, tasks,
+    adjustments, agent_stream, agents, definitions, events, exec, limits, providers, secrets, sessions, tasks,
 };
 use super::{Edge, access, health};
 use crate::app::App;
@@ -48,6 +48,7 @@ fn api() -> OpenApiRouter<Edge> {
         .routes(routes!(providers::list, providers::configure))
         .routes(routes!(providers::remove))
         .routes(routes!(providers::verify))
+        .routes(routes!(adjustments::create, adjustments::list))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
         .routes(routes!(events::get))

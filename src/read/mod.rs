@@ -6,6 +6,8 @@ pub mod agent;
 pub mod definition;
 /// API keys and whose they are.
 pub mod key;
+/// End users by the caller's own ids.
+pub mod person;
 /// Compute providers.
 pub mod provider;
 /// What is sealed, as it lies beside the log.

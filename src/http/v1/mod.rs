@@ -1,5 +1,6 @@
 //! The resources of the API, a file each.
 
+pub(crate) mod adjustments;
 pub(crate) mod agent_config;
 pub(crate) mod agent_stream;
 pub(crate) mod agents;

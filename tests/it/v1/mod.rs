@@ -1,5 +1,6 @@
 //! The resources of the API, a file each.
 
+mod adjustments;
 mod agents;
 mod definitions;
 mod events;

@@ -1,0 +1,89 @@
+//! What may happen to the money of an organization.
+
+use rust_decimal::Decimal;
+
+use super::{Adjusted, State};
+use crate::charge::{Booking, Charge, ChargeId, Line, Place};
+use crate::content::ContentRef;
+use crate::id::TaskId;
+use crate::session::LimitOverrun;
+use crate::{Aggregate, Event, Facts, Refusal};
+
+/// What can be asked of the money of an organization.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Correct a charge.
+    Adjust(Box<Adjusting>),
+}
+
+/// How a charge is to be corrected.
+#[derive(Debug, Clone)]
+pub struct Adjusting {
+    /// Where the charge stands.
+    pub charge_id: ChargeId,
+    /// What stands there. It cannot have changed since it was looked up.
+    pub charge: Charge,
+    /// Whose work was charged.
+    pub place: Place,
+    /// The task that was charged for.
+    pub task_id: Option<TaskId>,
+    /// The model that was charged for.
+    pub model: Option<String>,
+    /// What is added, in units of the currency, with twelve places at most; a credit is negative.
+    pub amount: Decimal,
+    /// Why.
+    pub reason: ContentRef,
+}
+
+impl Aggregate for State {
+    type Command = Command;
+
+    fn decide(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        match command {
+            Command::Adjust(adjusting) => self.adjust(adjusting, facts),
+        }
+    }
+
+    fn evolve(&mut self, event: &Event) {
+        self.fold(event);
+    }
+}
+
+impl State {
+    fn adjust(&self, adjusting: &Adjusting, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        let Adjusting { charge_id, charge, place, amount, .. } = adjusting;
+        if let Line::Adjustment { corrects } = charge.line {
+            let what = format!("{charge_id} is a correction itself: correct the charge {corrects}");
+            return Err(Refusal::Conflict(what));
+        }
+        let left = charge.cost + self.corrected(*charge_id);
+        if left + amount < Decimal::ZERO {
+            let left = left.normalize();
+            let what = format!("{charge_id} cannot be corrected to below zero: {left} is left of it");
+            return Err(Refusal::Conflict(what));
+        }
+        let correction = Charge {
+            at: facts.now,
+            category: charge.category,
+            quantity: Decimal::ZERO,
+            unit: charge.unit,
+            price: None,
+            rate_card: charge.rate_card.clone(),
+            cost: *amount,
+            line: Line::Adjustment { corrects: *charge_id },
+        };
+        let booking = Booking { charges: vec![correction], ..Booking::default() };
+        let overrun = facts.session.as_ref().and_then(|session| session.overrun(&booking, facts.now));
+        let adjusted = Event::BillingAdjusted(Adjusted {
+            place: *place,
+            task_id: adjusting.task_id,
+            model: adjusting.model.clone(),
+            category: charge.category,
+            reason: adjusting.reason.clone(),
+            booking,
+        });
+        let overrun =
+            overrun.map(|excess| Event::SessionLimitOverrun(LimitOverrun { place: *place, excess }));
+        Ok([adjusted].into_iter().chain(overrun).collect())
+    }
+}
