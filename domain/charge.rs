@@ -273,7 +273,8 @@ impl Booking {
     /// Milliseconds of compute that are charged.
     #[must_use]
     pub fn compute_ms(&self) -> i64 {
-        let of_compute = self.charges.iter().filter(|charge| charge.unit == Unit::Millisecond);
+        let of_compute = self.charges.iter().filter(|charge| charge.category == Category::Compute);
+        let of_compute = of_compute.filter(|charge| charge.unit == Unit::Millisecond);
         of_compute.filter_map(|charge| charge.quantity.to_i64()).sum()
     }
 

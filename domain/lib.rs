@@ -13,6 +13,8 @@ pub mod agent;
 pub mod agent_config;
 /// The money of an organization as a whole: corrections of charges.
 pub mod billing;
+/// Cents for the parts of a total, so that they add up to it.
+pub mod allotment;
 /// The bridge that runs these aggregates under cqrs-es: for its test framework, and as the benchmark's baseline.
 #[cfg(any(test, feature = "cqrs-es"))]
 pub mod bridge;

@@ -12,7 +12,11 @@ pub mod table;
 mod agents;
 mod definitions;
 mod execs;
+/// Periods of UTC, and how any period is made of them.
+pub mod grain;
 mod keys;
+/// The lines that usage and billing are summed up from, and their sums.
+pub mod ledger;
 mod organization;
 mod providers;
 mod secrets;
@@ -52,7 +56,7 @@ pub trait Projection: Sync {
 }
 
 /// Every projection, in the order in which they are shown.
-pub const ALL: [&dyn Projection; 12] = [
+pub const ALL: [&dyn Projection; 16] = [
     &organization::Organization,
     &keys::Keys,
     &sessions::Sessions,
@@ -65,13 +69,17 @@ pub const ALL: [&dyn Projection; 12] = [
     &execs::Execs,
     &work::Work,
     &providers::Providers,
+    &ledger::Ledger,
+    &ledger::usage::Totals,
+    &ledger::usage::ByUser,
+    &ledger::usage::ByAgent,
 ];
 
 /// Goes up by one whenever [`ALL`] gains or loses a projection or one of them changes its version.
 ///
 /// A server that meets a higher epoch in a log than its own would leave newer read models behind, so it appends
 /// no more; one that meets a lower epoch rebuilds first.
-pub const EPOCH: i32 = 3;
+pub const EPOCH: i32 = 4;
 
 /// The projection of this name.
 #[must_use]

@@ -199,6 +199,10 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "execs@1",
         "work@1",
         "providers@1",
+        "ledger@1",
+        "usage_totals@1",
+        "usage_by_user@1",
+        "usage_by_agent@1",
     ];
-    assert_eq!((EPOCH, set), (3, expected.map(str::to_owned).to_vec()));
+    assert_eq!((EPOCH, set), (4, expected.map(str::to_owned).to_vec()));
 }
