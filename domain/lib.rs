@@ -11,10 +11,10 @@ pub mod account;
 pub mod agent;
 /// How an agent is set up: what a definition describes once, and what each agent may set for itself.
 pub mod agent_config;
-/// The money of an organization as a whole: corrections of charges.
-pub mod billing;
 /// Cents for the parts of a total, so that they add up to it.
 pub mod allotment;
+/// The money of an organization as a whole: corrections of charges.
+pub mod billing;
 /// The bridge that runs these aggregates under cqrs-es: for its test framework, and as the benchmark's baseline.
 #[cfg(any(test, feature = "cqrs-es"))]
 pub mod bridge;

@@ -145,7 +145,10 @@ mod tests {
         let pieces = cover(at("2025-05-01T00:00:00Z"), at("2025-08-01T00:00:00Z"), &ALL);
         assert_eq!(pieces.len(), 1);
         let last = Grain::TenDays.floor(at("2024-02-29T12:00:00Z"));
-        assert_eq!((last, Grain::TenDays.end(last)), (at("2024-02-21T00:00:00Z"), at("2024-03-01T00:00:00Z")));
+        assert_eq!(
+            (last, Grain::TenDays.end(last)),
+            (at("2024-02-21T00:00:00Z"), at("2024-03-01T00:00:00Z"))
+        );
     }
 
     #[test]

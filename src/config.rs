@@ -136,6 +136,14 @@ pub const RETRY_AFTER_S: i64 = 1;
 pub const PAGE: i64 = 25;
 /// Rows of a page at most.
 pub const LARGEST_PAGE: i64 = 100;
+/// Users, sessions or agents of a page of costs where the caller names no number.
+pub const COST_PAGE: i64 = 50;
+/// The same at most.
+pub const LARGEST_COST_PAGE: i64 = 1_000;
+/// Days of a period whose costs are listed day by day: ten years.
+pub const DAYS_LISTED: usize = 3_653;
+/// Entries that an export reads at a time.
+pub const EXPORT_PAGE: i64 = 5_000;
 /// How long an outgoing call may take to be connected, with the lookup of its name and TLS.
 pub const OUTGOING_CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the headers of an outgoing call's answer may take, unless the call says otherwise.

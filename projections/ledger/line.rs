@@ -92,7 +92,12 @@ pub fn lines<'a>(happened: &Happened<'a>) -> Vec<Line<'a>> {
     let mut lines = event.booked().map(|booked| of_booking(&booked, happened)).unwrap_or_default();
     match event {
         Event::SessionCreated(created) => {
-            lines.push(created_line(LineKind::Session, (created.user_id, created.session_id), None, happened));
+            lines.push(created_line(
+                LineKind::Session,
+                (created.user_id, created.session_id),
+                None,
+                happened,
+            ));
         }
         Event::AgentCreated(created) => {
             let place = created.place;
@@ -148,8 +153,7 @@ fn of_booking<'a>(booked: &Booked<'a>, happened: &Happened<'_>) -> Vec<Line<'a>>
         charge::Line::Rating { .. } => LineKind::Rating,
         charge::Line::Adjustment { .. } => LineKind::Adjustment,
     };
-    let mut lines: Vec<Line<'a>> =
-        booking.charges.iter().map(|charge| line(kind(charge), charge)).collect();
+    let mut lines: Vec<Line<'a>> = booking.charges.iter().map(|charge| line(kind(charge), charge)).collect();
     lines.extend(booking.unconfirmed.iter().map(|charge| line(LineKind::Unconfirmed, charge)));
     lines.extend(booking.withdrawn.iter().map(|charge| line(LineKind::Withdrawn, charge)));
     for charge in &booking.charges {
@@ -274,4 +278,29 @@ pub struct Measures {
     pub sessions: i64,
     /// Agents that were created.
     pub agents: i64,
+}
+
+impl Measures {
+    /// The sums of both.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            cost: self.cost + other.cost,
+            unconfirmed: self.unconfirmed + other.unconfirmed,
+            gb_hours: self.gb_hours + other.gb_hours,
+            entries: self.entries + other.entries,
+            calls: self.calls + other.calls,
+            input_tokens: self.input_tokens + other.input_tokens,
+            output_tokens: self.output_tokens + other.output_tokens,
+            cache_read_tokens: self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens: self.cache_write_tokens + other.cache_write_tokens,
+            compute_ms: self.compute_ms + other.compute_ms,
+            orchestration_ms: self.orchestration_ms + other.orchestration_ms,
+            unrated_calls: self.unrated_calls + other.unrated_calls,
+            unrated_input_tokens: self.unrated_input_tokens + other.unrated_input_tokens,
+            unrated_output_tokens: self.unrated_output_tokens + other.unrated_output_tokens,
+            sessions: self.sessions + other.sessions,
+            agents: self.agents + other.agents,
+        }
+    }
 }

@@ -38,6 +38,11 @@ impl<'a> Listing<'a> {
     /// Reads `limit` and `cursor`, after the filters were read.
     pub(crate) fn read(key: &'a Key, tenant: TenantId, route: &str, query: &mut Query) -> Self {
         let limit = query.limit();
+        Self::of(key, tenant, route, query, limit)
+    }
+
+    /// Reads `cursor`, after the filters were read, of a listing whose pages have so many rows.
+    pub(crate) fn of(key: &'a Key, tenant: TenantId, route: &str, query: &mut Query, limit: i64) -> Self {
         let mut bound = vec![];
         let mut bind = |part: &str| {
             bound.extend((part.len() as u64).to_be_bytes());

@@ -119,6 +119,18 @@ impl Query {
         self.noted(name, parsed, text, expected)
     }
 
+    /// A filter that this function reads.
+    pub(crate) fn filter<T>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.plain(name)?;
+        let read = read(&text);
+        self.noted(name, read, text, expected)
+    }
+
     /// A filter by one of a list of words.
     pub(crate) fn word<T: DeserializeOwned>(&mut self, name: &'static str, expected: &str) -> Option<T> {
         let text = self.plain(name)?;

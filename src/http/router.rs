@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 use super::auth::Visitor;
 use super::error::{Envelope, Error, Field};
 use super::v1::{
-    adjustments, agent_stream, agents, definitions, events, exec, limits, providers, secrets, sessions, tasks,
+    adjustments, agent_stream, agents, definitions, events, exec, limits, providers, secrets, sessions,
+    tasks, usage,
 };
 use super::{Edge, access, health};
 use crate::app::App;
@@ -49,6 +50,14 @@ fn api() -> OpenApiRouter<Edge> {
         .routes(routes!(providers::remove))
         .routes(routes!(providers::verify))
         .routes(routes!(adjustments::create, adjustments::list))
+        .routes(routes!(usage::totals::summary))
+        .routes(routes!(usage::totals::billing))
+        .routes(routes!(usage::totals::daily))
+        .routes(routes!(usage::totals::models))
+        .routes(routes!(usage::shares::users))
+        .routes(routes!(usage::shares::sessions))
+        .routes(routes!(usage::shares::agents))
+        .routes(routes!(usage::entries::list))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
         .routes(routes!(events::get))

@@ -16,6 +16,8 @@ pub mod sealed;
 pub mod secret;
 /// Sessions, their limits and what they have used.
 pub mod session;
+/// Usage and billing.
+pub mod usage;
 
 use crate::database::Error;
 

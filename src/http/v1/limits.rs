@@ -283,7 +283,7 @@ fn percentage(used: Decimal, limit: Decimal) -> f64 {
 }
 
 /// Whole minutes, rounded half-even.
-fn minutes(millis: i64) -> i64 {
+pub(crate) fn minutes(millis: i64) -> i64 {
     (Decimal::from(millis) / Decimal::from(60_000)).round().to_i64().unwrap_or(i64::MAX)
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod providers;
 pub(crate) mod secrets;
 pub(crate) mod sessions;
 pub(crate) mod tasks;
+pub(crate) mod usage;
 
 use serde::Serialize;
 use theazo_domain::content::ContentRef;

@@ -30,6 +30,11 @@ pub(crate) fn usd(exact: Decimal) -> Amount {
     Money { exact, currency: Currency::Usd }.into()
 }
 
+/// An amount in dollars that is shown as so many cents, since it is a part of a total whose parts add up.
+pub(crate) fn allotted(cents: i64, exact_amount: Decimal) -> Amount {
+    Amount { amount: cents, currency: Currency::Usd, exact: exact(exact_amount) }
+}
+
 /// A decimal with two places at least, and no zeros after those.
 pub(crate) fn exact(amount: Decimal) -> String {
     let mut amount = amount.normalize();

@@ -1,0 +1,110 @@
+//! The period that a view is asked about.
+
+use serde::{Serialize, Serializer};
+use theazo_domain::time::{DAY_MS, Day, Timestamp};
+use utoipa::ToSchema;
+
+use crate::http::query::Query;
+use crate::read::usage::{self, Pin};
+
+/// The period that an answer is about.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub(crate) struct Period {
+    /// Its first moment.
+    #[serde(serialize_with = "whole_seconds")]
+    #[schema(value_type = String, format = DateTime, examples("2025-05-01T00:00:00Z"))]
+    from: Timestamp,
+    /// The first moment after it.
+    #[serde(serialize_with = "whole_seconds")]
+    #[schema(value_type = String, format = DateTime, examples("2025-05-06T14:00:00Z"))]
+    until: Timestamp,
+}
+
+/// What was asked for, to whole seconds: a fraction counts as the whole second that it lies in, so that nothing that was
+/// asked for is left out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    from: Option<Timestamp>,
+    until: Option<Timestamp>,
+    default: Default,
+}
+
+/// Where a period begins if nobody says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Default {
+    /// With the calendar month.
+    Month,
+    /// With the day thirty days ago.
+    ThirtyDays,
+}
+
+const SECOND_MS: i64 = 1_000;
+const EXPECTED: &str = "a date such as 2025-05-01 or an RFC 3339 time";
+
+impl Asked {
+    /// Reads `from` and `until`, and notes what is wrong with them.
+    pub(crate) fn read(query: &mut Query, default: Default, now: Timestamp) -> Self {
+        let from = query.filter("from", EXPECTED, |text| {
+            let date = Day::parse(text).map(Day::start);
+            date.or_else(|_| Timestamp::parse(text).map(floor)).ok()
+        });
+        let until = query.filter("until", EXPECTED, |text| {
+            let date = Day::parse(text).map(|day| later(day.start(), DAY_MS));
+            date.or_else(|_| Timestamp::parse(text).map(ceil)).ok()
+        });
+        let asked = Self { from, until, default };
+        let period = asked.from(now, now);
+        if period.until < period.from {
+            let (name, message) = match until {
+                Some(_) if from.is_some() => ("until", "must not be before `from`"),
+                Some(_) => ("until", "must not be before the period's default start"),
+                None => ("from", "must not be in the future where `until` is not given"),
+            };
+            query.wrong(name, "order", message);
+        }
+        asked
+    }
+
+    /// The period, where `now` is the server's clock and `newest` the time of the newest event that counts, which another
+    /// server's clock may have put later.
+    pub(crate) fn from(self, now: Timestamp, newest: Timestamp) -> usage::Period {
+        let default_from = match self.default {
+            Default::Month => now.day().month_start().start(),
+            Default::ThirtyDays => Timestamp::from_millis(now.day().start().millis() - 30 * DAY_MS),
+        };
+        let until = self.until.unwrap_or_else(|| later(floor(now.max(newest)), SECOND_MS));
+        usage::Period { from: self.from.unwrap_or(default_from), until }
+    }
+
+    /// The same for the next page of a list, whose first page was of this position: by its time it begins and ends.
+    pub(crate) fn again(self, pin: Pin) -> usage::Period {
+        self.from(pin.at, pin.at)
+    }
+}
+
+impl From<usage::Period> for Period {
+    fn from(period: usage::Period) -> Self {
+        Self { from: period.from, until: period.until }
+    }
+}
+
+fn floor(at: Timestamp) -> Timestamp {
+    Timestamp::from_millis(at.millis() / SECOND_MS * SECOND_MS)
+}
+
+fn ceil(at: Timestamp) -> Timestamp {
+    floor(later(at, SECOND_MS - 1))
+}
+
+fn later(at: Timestamp, millis: i64) -> Timestamp {
+    Timestamp::from_millis(at.millis().saturating_add(millis))
+}
+
+fn whole_seconds<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&seconds(*at))
+}
+
+/// A moment without a fraction of a second, as the reference writes periods.
+pub(crate) fn seconds(at: Timestamp) -> String {
+    at.to_string().replace(".000Z", "Z")
+}

@@ -1,0 +1,186 @@
+//! `/v1/billing/usage/users`, `/sessions` and `/agents`: who used how much, the dearest first.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use theazo_domain::money::{Currency, Money};
+use utoipa::ToSchema;
+
+use super::period::{Asked, Default};
+use super::totals::with_cents;
+use crate::config;
+use crate::http::Edge;
+use crate::http::auth::Inspector;
+use crate::http::error::Error;
+use crate::http::page::{Listing, Page};
+use crate::http::query::Query;
+use crate::http::v1::money::Amount;
+use crate::read::usage::{self, By, Share};
+
+/// What a user cost.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct UserCost {
+    /// Your own identifier of the user; left out once the person was erased.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    user_id: Option<String>,
+    cost: Amount,
+    /// Sessions that were created in the period.
+    sessions: i64,
+    /// Agents that were created in the period.
+    agents: i64,
+}
+
+/// What a session cost.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SessionCost {
+    session_id: String,
+    /// Your own identifier of the user; left out once the person was erased.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    user_id: Option<String>,
+    cost: Amount,
+    /// Agents that were created in the period.
+    agents: i64,
+}
+
+/// What an agent cost.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AgentCost {
+    /// Left out of what is no agent's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    agent_id: Option<String>,
+    session_id: String,
+    /// Your own identifier of the user; left out once the person was erased.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    user_id: Option<String>,
+    cost: Amount,
+}
+
+/// What each user cost in a period, the dearest first.
+#[utoipa::path(get, operation_id = "listUserCosts", path = "/v1/billing/usage/users", tag = "billing",
+    params(
+        ("from" = Option<String>, Query, description = "A date, or a time. Default: the start of the calendar month (UTC)"),
+        ("until" = Option<String>, Query, description = "A date, which it includes, or a time, before which it ends. Default: now"),
+        ("limit" = Option<i64>, Query, description = "Default: 50", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before: the list stays as it was then"),
+    ),
+    responses((status = 200, body = Page<UserCost>)))]
+pub(crate) async fn users(
+    State(edge): State<Edge>,
+    inspector: Inspector,
+    query: Query,
+) -> Result<Json<Page<UserCost>>, Error> {
+    let show = |share: Share, cost| {
+        let (sessions, agents) = (share.sessions, share.agents);
+        UserCost { user_id: share.external_id, cost, sessions, agents }
+    };
+    list(&edge, &inspector, query, By::User, show).await
+}
+
+/// What each session cost in a period, the dearest first.
+#[utoipa::path(get, operation_id = "listSessionCosts", path = "/v1/billing/usage/sessions", tag = "billing",
+    params(
+        ("from" = Option<String>, Query, description = "A date, or a time. Default: the start of the calendar month (UTC)"),
+        ("until" = Option<String>, Query, description = "A date, which it includes, or a time, before which it ends. Default: now"),
+        ("limit" = Option<i64>, Query, description = "Default: 50", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before: the list stays as it was then"),
+    ),
+    responses((status = 200, body = Page<SessionCost>)))]
+pub(crate) async fn sessions(
+    State(edge): State<Edge>,
+    inspector: Inspector,
+    query: Query,
+) -> Result<Json<Page<SessionCost>>, Error> {
+    let show = |share: Share, cost| {
+        let (session_id, user_id) = (share.session_id, share.external_id);
+        SessionCost { session_id, user_id, cost, agents: share.agents }
+    };
+    list(&edge, &inspector, query, By::Session, show).await
+}
+
+/// What each agent cost in a period, the dearest first.
+#[utoipa::path(get, operation_id = "listAgentCosts", path = "/v1/billing/usage/agents", tag = "billing",
+    params(
+        ("from" = Option<String>, Query, description = "A date, or a time. Default: the start of the calendar month (UTC)"),
+        ("until" = Option<String>, Query, description = "A date, which it includes, or a time, before which it ends. Default: now"),
+        ("limit" = Option<i64>, Query, description = "Default: 50", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before: the list stays as it was then"),
+    ),
+    responses((status = 200, body = Page<AgentCost>)))]
+pub(crate) async fn agents(
+    State(edge): State<Edge>,
+    inspector: Inspector,
+    query: Query,
+) -> Result<Json<Page<AgentCost>>, Error> {
+    let show = |share: Share, cost| {
+        let agent_id = Some(share.agent_id).filter(|id| !id.is_empty());
+        AgentCost { agent_id, session_id: share.session_id, user_id: share.external_id, cost }
+    };
+    list(&edge, &inspector, query, By::Agent, show).await
+}
+
+/// A page of shares. All of them are allotted the cents of the total, and put in order, before the page is cut.
+async fn list<T>(
+    edge: &Edge,
+    inspector: &Inspector,
+    mut query: Query,
+    by: By,
+    show: impl Fn(Share, Amount) -> T,
+) -> Result<Json<Page<T>>, Error> {
+    let now = edge.app.clock.now();
+    let asked = Asked::read(&mut query, Default::Month, now);
+    let limit = query.whole("limit", 1..=config::LARGEST_COST_PAGE).unwrap_or(config::COST_PAGE);
+    let tenant = inspector.tenant.id;
+    let route = format!("/v1/billing/usage {by:?}");
+    let listing = Listing::of(&edge.app.keys.cursors, tenant, &route, &mut query, limit);
+    query.finish()?;
+    let scope = edge.app.log.scope(tenant);
+    let reached = listing.below.map(Reached::unpack);
+    let pin = usage::pin(scope, reached.map(|reached| reached.pinned)).await?;
+    let period = if reached.is_some() { asked.again(pin) } else { asked.from(now, pin.at) };
+    let shares = in_order(usage::shares(scope, by, period, pin).await?);
+    let rows = shares.into_iter().zip(1..).skip(reached.map_or(0, |reached| reached.shown as usize));
+    let rows = rows.take(usize::try_from(listing.rows()).unwrap_or(usize::MAX)).collect();
+    let place = |(_, shown): &(_, i64)| Reached { pinned: pin.position, shown: *shown }.pack();
+    Ok(Json(listing.page(rows, place, |((share, cost), _)| show(share, cost))))
+}
+
+/// The dearest first, those that cost the same by their names, each with its cents of the total.
+fn in_order(mut shares: Vec<Share>) -> Vec<(Share, Amount)> {
+    shares.sort_by(|one, other| other.cost.cmp(&one.cost).then_with(|| key(one).cmp(&key(other))));
+    let exact = shares.iter().map(|share| share.cost).sum();
+    let cents = Money { exact, currency: Currency::Usd }.cents();
+    let costs = with_cents(cents, shares.iter().map(|share| (key(share), share.cost)).collect());
+    let amounts: Vec<Amount> = costs.into_iter().map(|(_, amount)| amount).collect();
+    shares.into_iter().zip(amounts).collect()
+}
+
+fn key(share: &Share) -> (&str, &str, &str) {
+    (share.external_id.as_deref().unwrap_or(&share.user_id), &share.session_id, &share.agent_id)
+}
+
+/// How far a list was shown, and of which position of the log it is.
+#[derive(Debug, Clone, Copy)]
+struct Reached {
+    pinned: i64,
+    shown: i64,
+}
+
+/// Bits of a cursor's number for how many were shown: 16 million.
+const SHOWN_BITS: u32 = 24;
+
+impl Reached {
+    const fn pack(self) -> i64 {
+        (self.pinned << SHOWN_BITS) | self.shown
+    }
+
+    const fn unpack(packed: i64) -> Self {
+        Self { pinned: packed >> SHOWN_BITS, shown: packed & ((1 << SHOWN_BITS) - 1) }
+    }
+}
