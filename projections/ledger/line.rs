@@ -166,7 +166,9 @@ fn of_booking<'a>(booked: &Booked<'a>, happened: &Happened<'_>) -> Vec<Line<'a>>
     }
     // One of a call's lines counts the call. A call that was lost was made all the same.
     if matches!(happened.event, Event::CallSettled(_) | Event::CallLost(_)) {
-        match lines.first_mut() {
+        let used = |kind| matches!(kind, LineKind::Usage | LineKind::Unconfirmed);
+        let of_model = |line: &&mut Line<'_>| used(line.kind) && line.category == Some(Category::Model);
+        match lines.iter_mut().find(of_model) {
             Some(first) => first.calls = 1,
             None => {
                 let whose = (booked.place.user_id, booked.place.session_id);

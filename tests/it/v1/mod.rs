@@ -2,6 +2,7 @@
 
 mod adjustments;
 mod agents;
+mod billing;
 mod definitions;
 mod events;
 mod providers;
