@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use theazo_domain::Event;
 use theazo_domain::agent::{Answer, Command, ModelRates, Opening, Tokens};
 use theazo_domain::id::CallId;
@@ -13,7 +14,7 @@ use zeroize::Zeroizing;
 use super::agent_loop::{Acted, Run, ends};
 use super::conversation::Reply as Said;
 use crate::log::{Content, Failure};
-use crate::providers::model::{Call, CallError, Model, Prepared, Reply, ToolCall, Vendor};
+use crate::providers::model::{Call, CallError, Model, Prepared, Reply, ToolCall, Vendor, Verbatim};
 use crate::providers::tools::input;
 use crate::{config, random};
 
@@ -105,6 +106,7 @@ impl Run<'_> {
             }
             Err(CallError::BrokeOff { message, vendor_id, .. }) => {
                 let reason = self.secrets.mask(&message);
+                let vendor_id = vendor_id.as_deref().map(|id| self.secrets.mask(id));
                 self.again(Command::LoseCall { call_id, reason, vendor_id }, &message, Some(Duration::ZERO))
                     .await
             }
@@ -142,16 +144,33 @@ impl Run<'_> {
         }
     }
 
+    /// A call of a tool without secrets. Ids and names have to be such as vendors take back.
+    fn masked(&self, index: usize, call: ToolCall) -> ToolCall {
+        let word = |word: String, instead: String| if self.secrets.are_in(&word) { instead } else { word };
+        ToolCall {
+            id: word(call.id, format!("masked_{index}")),
+            name: word(call.name, "masked".to_owned()),
+            input: self.secrets.mask(&call.input),
+        }
+    }
+
+    /// Whether no secret is in what has to be given back word for word. What a vendor has signed cannot be masked, since
+    /// it would be refused; it is left out as a whole, and the model is given its masked text and calls instead.
+    fn may_be_kept(&self, verbatim: &Verbatim) -> bool {
+        let Ok(value) = serde_json::from_str(&verbatim.content) else { return false };
+        // One text may lie in several blocks, and each of them in escapes.
+        let mut all = String::new();
+        texts(&value, &mut all);
+        [&all, &verbatim.content, &verbatim.model].iter().all(|text| !self.secrets.are_in(text))
+    }
+
     async fn answered(&mut self, call_id: CallId, reply: Reply) -> Result<Acted, Failure> {
-        let mask = |text: &str| self.secrets.mask(text);
-        let tool_calls: Vec<ToolCall> = reply
-            .tool_calls
-            .into_iter()
-            .map(|call| ToolCall { input: mask(&call.input), name: mask(&call.name), ..call })
-            .collect();
-        let text = mask(&reply.text);
+        let calls = reply.tool_calls.into_iter().enumerate();
+        let tool_calls: Vec<ToolCall> = calls.map(|(index, call)| self.masked(index, call)).collect();
+        let text = self.secrets.mask(&reply.text);
+        let verbatim = reply.verbatim.filter(|verbatim| self.may_be_kept(verbatim));
         let count = u32::try_from(tool_calls.len()).unwrap_or(u32::MAX);
-        let said = Said { text, tool_calls, verbatim: reply.verbatim };
+        let said = Said { text, tool_calls, verbatim };
         let body = serde_json::to_string(&said).expect("an answer is plain data");
         let (content, reference) = Content::new(self.desk.app.clock.now(), body);
         let answer = Answer {
@@ -160,13 +179,23 @@ impl Run<'_> {
             stop: reply.stop,
             reply: reference,
             tool_calls: count,
-            vendor_id: reply.vendor_id,
+            vendor_id: reply.vendor_id.as_deref().map(|id| self.secrets.mask(id)),
             completes: count == 0,
         };
         let Some(events) = self.tell(Command::SettleCall(answer), vec![content]).await? else {
             return Ok(Acted::Ended);
         };
         Ok(if ends(&events) { Acted::Ended } else { Acted::On })
+    }
+}
+
+/// All texts in a value, one after the other.
+fn texts(value: &Value, all: &mut String) {
+    match value {
+        Value::String(text) => all.push_str(text),
+        Value::Array(values) => values.iter().for_each(|value| texts(value, all)),
+        Value::Object(fields) => fields.values().for_each(|value| texts(value, all)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! Running a program in an agent's sandbox: for a caller, or for a model.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use theazo_domain::organization::Mode;
@@ -37,6 +38,11 @@ impl Secrets {
     /// The value of one.
     pub(crate) fn value(&self, name: &str) -> Option<&Zeroizing<String>> {
         self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// Whether one of them is in a text.
+    pub(crate) fn are_in(&self, text: &str) -> bool {
+        matches!(self.redactor.text(text), Cow::Owned(_))
     }
 
     /// A text without them.

@@ -5,9 +5,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use aho_corasick::AhoCorasick;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::support::cluster::Scratch;
-use crate::support::server::{Server, theazo};
+use crate::support::models::{Answer, Asked, ModelServer, Turn};
+use crate::support::server::{Server, exchange, theazo};
+use crate::support::wait::until_async;
 
 /// What no file, no line of a log and no answer may hold.
 const CANARY: &str = "canary-in-the-coal-mine";
@@ -76,23 +80,115 @@ async fn no_file_of_the_database_no_log_and_no_answer_holds_a_value_that_was_con
     assert!(answers.iter().all(|answer| !answer.to_string().contains(CANARY)));
     let logged = logged.lock().unwrap().clone();
     assert!(holds(&logged, b"/v1/secrets") && !holds(&logged, CANARY.as_bytes()));
-    let home = std::fs::read_to_string(dir.join("postgres.home")).unwrap();
-    let search = |needles: &[&str]| {
-        let (mut found, needles) = (vec![], AhoCorasick::new(needles).unwrap());
-        holding(&dir, &needles, &mut found);
-        holding(&dir.join(home.trim()), &needles, &mut found);
-        found
-    };
     // What is not confided is found: the search looks at the right files.
-    assert!(!search(&["the-haystack-is-searched"]).is_empty());
-    let hex = hex::encode(CANARY);
-    // In base64, without the ends that depend on what stands beside it.
+    assert!(!search(&dir, &["the-haystack-is-searched"]).is_empty());
+    assert_eq!(search(&dir, &needles()), Vec::<String>::new());
+}
+
+/// The files of a server that hold one of these.
+fn search(dir: &Path, needles: &[impl AsRef<[u8]>]) -> Vec<String> {
+    let (mut found, needles) = (vec![], AhoCorasick::new(needles).unwrap());
+    let home = std::fs::read_to_string(dir.join("postgres.home")).unwrap();
+    holding(dir, &needles, &mut found);
+    holding(&dir.join(home.trim()), &needles, &mut found);
+    found
+}
+
+/// The canary as it is and as programs write it; in base64 without the ends that depend on what stands beside it.
+fn needles() -> Vec<String> {
+    let (hex, percent) = (hex::encode(CANARY), CANARY.replace('-', "%2D"));
+    let [upper, lower] = [hex.to_uppercase(), percent.to_lowercase()];
     let base64 = [
         "Y2FuYXJ5LWluLXRoZS1jb2FsLW1pbm",
         "NhbmFyeS1pbi10aGUtY29hbC1taW5l",
         "jYW5hcnktaW4tdGhlLWNvYWwtbWluZ",
     ];
-    let upper = hex.to_uppercase();
-    let needles = [&[CANARY, &hex, &upper], &base64[..]].concat();
-    assert_eq!(search(&needles), Vec::<String>::new());
+    let all = [CANARY, &hex, &upper, &percent, &lower];
+    all.iter().chain(&base64).map(|needle| (*needle).to_owned()).collect()
+}
+
+/// What the model thinks of in its first turn, and in its third.
+const THOUGHT: &str = "They gave me canary-in-the-coal-mine, which I should not say.";
+const CLEAN_THOUGHT: &str = "Nothing to hide here.";
+
+/// A model that says what it was not to say, in whatever way and place it can.
+fn indiscreet(asked: &Asked) -> Answer {
+    let hex = hex::encode(CANARY);
+    let base64 = STANDARD.encode(format!("the token: {CANARY}!"));
+    let code = json!({ "lang": "bash", "code": format!(
+        "echo {hex}; echo $TOKEN; printf %s \"$TOKEN\" | base64; printf %s \"$TOKEN\" | od -An -tx1 | tr -d ' \\n' >&2"
+    ) });
+    let turn = match asked.number {
+        0 => Turn {
+            thinking: Some(THOUGHT),
+            ..Turn::says(format!("It is {CANARY}, or {base64}."))
+                .and_calls("toolu_0", "run_code", &code.to_string())
+                .and_calls(&format!("toolu_{CANARY}"), CANARY, &json!({ CANARY: hex }).to_string())
+        },
+        1 => Turn::says(format!("In a query: {}", CANARY.replace('-', "%2d"))).and_calls(
+            "toolu_2",
+            "write_file",
+            &json!({ "path": "note.txt", "content": base64 }).to_string(),
+        ),
+        2 => Turn {
+            thinking: Some(CLEAN_THOUGHT),
+            ..Turn::says("").and_calls("toolu_3", "read_file", r#"{"path":"note.txt"}"#)
+        },
+        _ => Turn::says(json!({ "token": CANARY, "hex": hex.to_uppercase() }).to_string()),
+    };
+    turn.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_model_repeats_of_a_secret_is_kept_nowhere() {
+    let models = ModelServer::new(indiscreet).await;
+    let scratch = Scratch::new();
+    let dir = scratch.path.join("data");
+    let mut command = theazo(&dir, &["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    command.env("THEAZO_LOG", "debug,theazo=trace");
+    command.env("ANTHROPIC_BASE_URL", models.anthropic_url()).env("ANTHROPIC_API_KEY", "sk-ant-test-0000");
+    let server = Server::start_with(command).await;
+    let keys: Value = serde_json::from_slice(&std::fs::read(dir.join("first-keys.json")).unwrap()).unwrap();
+    let key = keys["live"].as_str().unwrap();
+    let post = async |path: &str, body: Value| {
+        let answer = server.request("POST", path, key, Some(body)).await.unwrap();
+        assert!(matches!(answer.status, 200..=202), "{answer:?}");
+        answer.body
+    };
+    post("/v1/secrets", json!({ "name": "TOKEN", "value": CANARY })).await;
+    let session = server.create_session(key, "the-haystack-is-searched").await;
+    let tools = json!({ "tools": ["run_code", "write_file", "read_file"] });
+    let agent = post(&format!("/v1/sessions/{session}/agents"), tools).await;
+    let agent = agent["id"].as_str().unwrap();
+    let run = post(&format!("/v1/agents/{agent}/run"), json!({ "task": "Say it." })).await;
+    let path = format!("/v1/tasks/{}", run["taskId"].as_str().unwrap());
+    let task = until_async("the task to end", async || {
+        let task = server.request("GET", &path, key, None).await.unwrap().body;
+        (task["status"] != "running" && task["status"] != "queued").then_some(task)
+    })
+    .await;
+    assert_eq!((&task["status"], &task["output"]), (&json!("completed"), &json!(r#"{"hex":"***","token":"***"}"#)));
+    assert!(models.refused().is_empty(), "{:?}", models.refused());
+    post(&format!("/v1/agents/{agent}/terminate"), json!({})).await;
+
+    let needles = needles();
+    let clean = |text: &str| needles.iter().all(|needle| !text.contains(needle));
+    // The model itself is not told again; and what it thought comes back to it where there was nothing to mask.
+    let asked = models.asked();
+    assert_eq!(asked.len(), 4);
+    assert!(asked.iter().all(|asked| clean(&asked.body.to_string())));
+    assert!(asked[3].body.to_string().contains(CLEAN_THOUGHT));
+    assert!(asked[1].results()[0].matches("***").count() >= 4, "{:?}", asked[1].results());
+    let stream = format!("GET /v1/agents/{agent}/stream?after=0 HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n", server.address);
+    let streamed = exchange(&server.address, &stream).await.unwrap();
+    assert!(streamed.contains("event: output") && clean(&streamed), "{streamed}");
+    for path in [&path, &format!("/v1/agents/{agent}"), &format!("/v1/events?limit=100&subject={agent}")] {
+        let answer = server.request("GET", path, key, None).await.unwrap();
+        assert!(answer.status == 200 && clean(&answer.body.to_string()), "{answer:?}");
+    }
+    let logged = std::sync::Arc::clone(&server.logged);
+    assert!(server.stop().await.success());
+    assert!(clean(&String::from_utf8_lossy(&logged.lock().unwrap())));
+    assert!(!search(&dir, &["the-haystack-is-searched"]).is_empty());
+    assert_eq!(search(&dir, &needles), Vec::<String>::new());
 }
