@@ -263,6 +263,9 @@ pub const HAND_BACK: Duration = Duration::from_millis(800);
 pub const LAST_MOMENT: Duration = Duration::from_millis(200);
 /// The longest life that a vendor is asked to give to a sandbox that is not ended before.
 pub const SANDBOX_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
+/// How often providers are asked for sandboxes that a crash left behind; those that two looks in a row find are released.
+/// Longer than it may take to make a sandbox.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
 /// The largest task.
 pub const TASK_BYTES: usize = 512 * 1024;
 /// Seconds that a run may take where nobody says.

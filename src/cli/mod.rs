@@ -14,6 +14,7 @@ mod secret;
 mod serve;
 mod strip_types;
 mod tenants;
+mod vendors;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::Error;
 use super::sandbox::SandboxArguments;
+use super::vendors::VendorArguments;
 use crate::providers::credentials::DockerHost;
 use crate::providers::guard::check_form;
 use crate::providers::{Settings, Vendors};
@@ -33,6 +34,8 @@ pub(super) struct Outside {
     #[arg(long, value_name = "HOST", env = "DOCKER_HOST")]
     docker_host: Option<String>,
     #[command(flatten)]
+    made: VendorArguments,
+    #[command(flatten)]
     sandbox: SandboxArguments,
 }
 
@@ -56,6 +59,7 @@ impl Outside {
         if let Some(text) = given(&self.docker_host) {
             vendors.docker = read::<DockerHost>("--docker-host", text)?;
         }
+        self.made.apply(&mut vendors)?;
         let search_engine = given(&self.search_url).map(|text| url("--search-url", text)).transpose()?;
         let sandboxes = Some(self.sandbox.options(data_dir)?);
         Ok(Settings { allowed_networks, search_engine, sandboxes, vendors })

@@ -42,6 +42,12 @@ pub struct Vendors {
     pub fly: Url,
     /// The Docker engine of providers that name none.
     pub docker: DockerHost,
+    /// How sandboxes are made at E2B; whose they are and where the API is stands elsewhere. So with the others.
+    pub e2b_sandboxes: compute::e2b::Settings,
+    /// How machines are made at Fly.io.
+    pub fly_sandboxes: compute::fly::Settings,
+    /// How containers are made.
+    pub docker_sandboxes: compute::docker::Settings,
 }
 
 impl Default for Vendors {
@@ -51,6 +57,9 @@ impl Default for Vendors {
             e2b: url("https://api.e2b.app"),
             fly: url("https://api.machines.dev"),
             docker: DockerHost::Socket("/var/run/docker.sock".into()),
+            e2b_sandboxes: compute::e2b::Settings::of(String::new()),
+            fly_sandboxes: compute::fly::Settings::of(String::new(), String::new()),
+            docker_sandboxes: compute::docker::Settings::of(String::new()),
         }
     }
 }

@@ -79,6 +79,17 @@ pub async fn get(scope: Scope<'_>, id: AgentId) -> Result<Option<Agent>, Error> 
     row.as_ref().map(agent).transpose()
 }
 
+/// Which of these agents this tenant has, and whether they have ended.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn ended(scope: Scope<'_>, ids: &[String]) -> Result<Vec<(AgentId, bool)>, Error> {
+    let sql = "select agent_id, ending is not null from agents
+               where tenant_id = $1 and build = live_build($1, 'agents') and agent_id = any($2)";
+    let rows = scope.query(sql, &[&ids]).await?;
+    rows.iter().map(|row| Ok((typed(row.get(0))?, row.get(1)))).collect()
+}
+
 /// Agents, newest first, from below a position on.
 ///
 /// # Errors

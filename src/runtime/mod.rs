@@ -7,6 +7,7 @@ mod lease;
 mod model_call;
 mod program;
 mod sandbox;
+mod sweep;
 mod tool_call;
 mod vendors;
 
@@ -26,6 +27,8 @@ use crate::read::agent::Agent;
 use crate::{config, random, read};
 
 use lease::{Leases, Piece};
+pub use sweep::Sweep;
+pub use vendors::compute as compute_of;
 pub(crate) use program::{Asked, Secrets, run as run_program};
 
 /// Whether a step of a worker found something to do.
@@ -59,6 +62,7 @@ impl Runtime {
         tokio::spawn(async move {
             tracing::info!(worker = this.leases.worker(), "working");
             let renewing = tokio::spawn(Arc::clone(&this).renew());
+            let sweeping = tokio::spawn(sweep(Arc::clone(&this.app)));
             let mut stopping = this.app.stopping.subscribe();
             loop {
                 let step = this.step().await.unwrap_or_else(|failure| {
@@ -78,6 +82,7 @@ impl Runtime {
             }
             this.hand_back().await;
             renewing.abort();
+            sweeping.abort();
         })
     }
 
@@ -139,6 +144,17 @@ impl Runtime {
         let _ = timeout(config::HAND_BACK, self.places.acquire_many(all)).await;
         if let Err(error) = self.leases.release_all().await {
             tracing::warn!(%error, "leases could not be handed back; they run out by themselves");
+        }
+    }
+}
+
+/// Looks now and then for sandboxes that were left behind.
+async fn sweep(app: Arc<App>) {
+    let sweep = Sweep::new(app);
+    loop {
+        tokio::time::sleep(config::SWEEP_INTERVAL).await;
+        if let Err(error) = sweep.look().await {
+            tracing::warn!(%error, "sandboxes that were left behind could not be looked for");
         }
     }
 }

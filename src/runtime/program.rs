@@ -74,10 +74,18 @@ pub(crate) async fn run(desk: Desk<'_>, agent: &Agent, secrets: &Secrets, asked:
             return Ok(Finished { stdout, stderr, end: End::Code(1), truncated: false, duration });
         }
     };
+    let mut environment = secrets.environment.clone();
+    for (name, id) in
+        [("THEAZO_AGENT_ID", agent.id.to_string()), ("THEAZO_SESSION_ID", agent.session_id.to_string())]
+    {
+        // No secret takes the place of these.
+        environment.retain(|(known, _)| known != name);
+        environment.push((name.to_owned(), Zeroizing::new(id)));
+    }
     let program = Program {
         language: asked.language,
         code,
-        environment: secrets.environment.clone(),
+        environment,
         timeout: asked.timeout,
         output_limit: config::PROGRAM_OUTPUT_BYTES,
     };

@@ -19,7 +19,7 @@ use crate::providers::credentials::{self, Credentials, DockerHost};
 ///
 /// # Errors
 /// [`Error`] when the provider is not configured, or its credentials cannot be had.
-pub(crate) async fn compute(
+pub async fn compute(
     app: &App,
     tenant: Tenant,
     provider: ProviderName,
@@ -45,13 +45,14 @@ fn client(app: &App, tenant: Tenant, credentials: Credentials) -> Result<Arc<dyn
             let api_url = vendors.e2b.clone();
             // E2B's API is `api.` at the domain of its sandboxes.
             let domain = api_url.host_str().and_then(|host| host.strip_prefix("api.")).map(str::to_owned);
-            let settings = e2b::Settings { api_url, ..e2b::Settings::of(owner) };
-            let settings = e2b::Settings { domain: domain.unwrap_or(settings.domain), ..settings };
+            let made = vendors.e2b_sandboxes.clone();
+            let domain = domain.unwrap_or_else(|| made.domain.clone());
+            let settings = e2b::Settings { owner, api_url, domain, ..made };
             Arc::new(E2b::new(clients.operator.clone(), confided.api_key, settings))
         }
         Credentials::Fly(confided) => {
-            let settings = fly::Settings::of(owner, confided.app_name);
-            let settings = fly::Settings { api_url: vendors.fly.clone(), ..settings };
+            let (app, api_url) = (confided.app_name, vendors.fly.clone());
+            let settings = fly::Settings { owner, app, api_url, ..vendors.fly_sandboxes.clone() };
             Arc::new(Fly::new(clients.operator.clone(), confided.api_token, settings))
         }
         Credentials::Docker(confided) => {
@@ -61,7 +62,8 @@ fn client(app: &App, tenant: Tenant, credentials: Credentials) -> Result<Arc<dyn
                 }
                 _ => (operators(&vendors.docker), NamedBy::Operator),
             };
-            Arc::new(Docker::new(&host, named_by, docker::Settings::of(owner))?)
+            let settings = docker::Settings { owner, ..vendors.docker_sandboxes.clone() };
+            Arc::new(Docker::new(&host, named_by, settings)?)
         }
         Credentials::Webhook(confided) => {
             let url = Url::parse(&confided.url).map_err(|error| Error::Refused(error.to_string()))?;

@@ -3,6 +3,7 @@
 mod docker;
 mod e2b;
 mod fly;
+mod runs;
 mod webhook;
 
 use std::sync::atomic::{AtomicU32, Ordering};

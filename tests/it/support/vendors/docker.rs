@@ -132,6 +132,7 @@ impl Docker {
             return Ok(Answer::json(200, &version));
         }
         match (request.method.as_str(), parts.as_slice()) {
+            ("GET", ["_ping"]) => Ok(Answer::new(200, "text/plain; charset=utf-8", "OK")),
             ("POST", ["containers", "create"]) => self.create(request),
             ("GET", ["containers", "json"]) => self.list(request),
             ("GET", ["volumes"]) => self.list_volumes(request),

@@ -103,6 +103,9 @@ impl Fly {
         }
         request.only_headers(&[("authorization", None), ("content-type", None)])?;
         let parts = request.parts();
+        if let ("GET", ["v1", "apps", app @ "agents"]) = (request.method.as_str(), parts.as_slice()) {
+            return Ok(Answer::json(200, &json!({"id": "z4k69", "name": app, "status": "deployed"})));
+        }
         let ["v1", "apps", app, "machines", rest @ ..] = parts.as_slice() else {
             return Err(Answer::violation("path"));
         };

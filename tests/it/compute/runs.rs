@@ -1,0 +1,234 @@
+//! Agents at vendors, from the API through the workers to the vendor and back.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use theazo::clock::{Clock, SystemClock};
+use theazo::providers::compute::New;
+use theazo::providers::{Settings, Vendors};
+use theazo::random;
+use theazo::runtime::{Sweep, compute_of};
+use theazo_domain::id::AgentId;
+
+use super::wanted;
+use crate::support::api::Api;
+use crate::support::models::{Answer, ModelServer, Turn};
+use crate::support::site::Site;
+use crate::support::vendors::docker::Docker;
+use crate::support::vendors::e2b::E2b;
+use crate::support::vendors::fly::Fly;
+use crate::support::vendors::{Fault, Wire};
+use crate::support::wait::until_async;
+
+/// A vendor, and what it says where it refuses.
+struct Place {
+    wire: Wire,
+    name: &'static str,
+    credentials: Value,
+    vendors: Vendors,
+    /// A part of the path by which a sandbox is made, the answer, and its reason.
+    refusal: (&'static str, &'static str, &'static str),
+    /// How many sandboxes the vendor has.
+    held: Box<dyn Fn() -> usize>,
+    /// Where the vendor keeps what it runs, for as long as it is there.
+    _server: Box<dyn std::any::Any>,
+}
+
+async fn docker() -> Place {
+    let server = Docker::default();
+    let wire = Wire::serve(server.clone()).await;
+    let vendors = Vendors { docker: wire.url().parse().unwrap(), ..Vendors::default() };
+    let host = Arc::clone(&server.host);
+    Place {
+        wire,
+        name: "docker",
+        credentials: json!({}),
+        vendors,
+        refusal: ("/containers/create", r#"{"message":"No such image: agents"}"#, "No such image: agents"),
+        held: Box::new(move || host.lock().unwrap().containers.len()),
+        _server: Box::new(server),
+    }
+}
+
+async fn e2b() -> Place {
+    let server = E2b::new();
+    let wire = Wire::serve(server.clone()).await;
+    let url: url::Url = wire.url().parse().unwrap();
+    let mut vendors = Vendors { e2b: url.clone(), ..Vendors::default() };
+    vendors.e2b_sandboxes.sandbox_url = Some(url);
+    vendors.e2b_sandboxes.workspace = server.scratch.path.join("workspace").display().to_string();
+    let sandboxes = Arc::clone(&server.sandboxes);
+    Place {
+        wire,
+        name: "e2b",
+        credentials: json!({ "apiKey": "e2b_key" }),
+        vendors,
+        refusal: ("POST /sandboxes", r#"{"code":403,"message":"too many sandboxes"}"#, "too many sandboxes"),
+        held: Box::new(move || sandboxes.lock().unwrap().len()),
+        _server: Box::new(server),
+    }
+}
+
+async fn fly() -> Place {
+    let server = Fly::new();
+    let wire = Wire::serve(server.clone()).await;
+    let mut vendors = Vendors { fly: wire.url().parse().unwrap(), ..Vendors::default() };
+    vendors.fly_sandboxes.workspace = server.scratch.path.join("workspace").display().to_string();
+    let machines = Arc::clone(&server.machines);
+    Place {
+        wire,
+        name: "fly",
+        credentials: json!({ "apiToken": "fly-token", "appName": "agents" }),
+        vendors,
+        refusal: ("POST /v1/apps/agents/machines", r#"{"error":"no capacity in fra"}"#, "no capacity in fra"),
+        held: Box::new(move || machines.lock().unwrap().len()),
+        _server: Box::new(server),
+    }
+}
+
+/// A model that writes a file by a program, reads it with a tool, and says what was in it.
+async fn model() -> ModelServer {
+    let code = r#"{"lang":"python","code":"import os; open('n.txt', 'w').write(str(6 * 7)); print(os.environ['THEAZO_AGENT_ID'])"}"#;
+    ModelServer::scripted([
+        Answer::from(Turn::says("").and_calls("toolu_1", "run_code", code)),
+        Answer::from(Turn::says("").and_calls("toolu_2", "read_file", r#"{"path":"n.txt"}"#)),
+        Answer::from(Turn::says("It is 42.")),
+    ])
+    .await
+}
+
+/// An agent that was created, once it stands so.
+async fn stands(api: &Api, agent: &str, status: &str) -> Value {
+    until_async("the agent to stand so", async || {
+        let shown = api.get(&format!("/v1/agents/{agent}")).await.expect(200);
+        (shown["status"] == status).then_some(shown)
+    })
+    .await
+}
+
+async fn lives(place: Place) {
+    let models = model().await;
+    let settings = Settings { vendors: place.vendors.clone(), ..Settings::default() };
+    let site = Site::working_with(Some(&models), settings).await;
+    let api = site.admin().await;
+    let provider = json!({ "provider": place.name, "credentials": place.credentials, "isDefault": true });
+    let configured = api.post("/v1/providers", &provider).await.expect(201);
+    assert_eq!(configured["status"], "active", "{configured}");
+    let session = api.session("user_1").await;
+    let path = format!("/v1/sessions/{session}/agents");
+    let created = api.post(&path, &json!({ "tools": ["run_code", "read_file"] })).await.expect(201);
+    assert_eq!(created["compute"]["provider"], place.name);
+    let id = created["id"].as_str().unwrap();
+    let exec = async |code: &str| {
+        let body = json!({ "lang": "bash", "code": code });
+        api.post(&format!("/v1/agents/{id}/exec"), &body).await
+    };
+    let ran = exec("echo $THEAZO_AGENT_ID $THEAZO_SESSION_ID; exit 3").await.expect(200);
+    assert_eq!((&ran["stdout"], &ran["exitCode"]), (&json!(format!("{id} {session}\n")), &json!(3)), "{ran}");
+    let typed = json!({ "lang": "typescript", "code": "const n: number = 41; console.log(n + 1)" });
+    assert_eq!(api.post(&format!("/v1/agents/{id}/exec"), &typed).await.expect(200)["stdout"], "42\n");
+
+    let run = api.post(&format!("/v1/agents/{id}/run"), &json!({ "task": "6 times 7?" })).await.expect(202);
+    let task = run["taskId"].as_str().unwrap();
+    stands(&api, id, "idle").await;
+    let done = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
+    assert_eq!((&done["status"], &done["output"]), (&json!("completed"), &json!("It is 42.")), "{done}");
+    let asked = models.asked();
+    assert!(asked[1].results()[0].contains(id) && asked[2].results()[1].contains("42"), "{asked:?}");
+
+    api.act(&format!("/v1/agents/{id}/pause")).await.expect(200);
+    exec("true").await.error(409, "conflict");
+    api.act(&format!("/v1/agents/{id}/resume")).await.expect(200);
+    until_async("the files to be back", async || {
+        let ran = exec("cat n.txt").await;
+        (ran.status == 200).then(|| assert_eq!(ran.json()["stdout"], "42"))
+    })
+    .await;
+    refusals(&api, &place, &path).await;
+    api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
+    until_async("the sandbox to go", async || ((place.held)() == 0).then_some(())).await;
+    left_behind(&site, &api, &place, (&path, id)).await;
+    place.wire.satisfied();
+}
+
+/// What the vendor refuses is told in its words: a sandbox that it does not make, and a program that it does not run.
+async fn refusals(api: &Api, place: &Place, path: &str) {
+    let (at, body, reason) = place.refusal;
+    place.wire.fault(at, Fault::Status(403, vec![], body.to_owned()));
+    let created = api.post(path, &json!({})).await.expect(201);
+    let failed = stands(api, created["id"].as_str().unwrap(), "failed").await;
+    assert_eq!(failed["error"]["code"], "provider_error", "{failed}");
+    assert!(failed["error"]["message"].as_str().unwrap().contains(reason), "{failed}");
+    let created = api.post(path, &json!({})).await.expect(201);
+    let id = created["id"].as_str().unwrap();
+    stands(api, id, "idle").await;
+    let at = if place.name == "e2b" { "/process.Process/Start" } else { "/exec" };
+    place.wire.fault(at, Fault::Status(400, vec![], body.to_owned()));
+    let exec = json!({ "lang": "bash", "code": "true" });
+    let refused = api.post(&format!("/v1/agents/{id}/exec"), &exec).await.error(502, "provider_error");
+    assert!(refused["message"].as_str().unwrap().contains(reason), "{refused}");
+    api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
+}
+
+/// A sandbox that a crash left to an agent that has ended is released after two looks; those of agents that live, and of
+/// agents that nobody here knows, are not.
+async fn left_behind(site: &Arc<Site>, api: &Api, place: &Place, (path, ended): (&str, &str)) {
+    let created = api.post(path, &json!({})).await.expect(201);
+    let living = created["id"].as_str().unwrap();
+    stands(api, living, "idle").await;
+    let app = &site.servers[0].app;
+    let compute = compute_of(app, api.tenant, place.name.parse().unwrap()).await.unwrap();
+    let ended: AgentId = ended.parse().unwrap();
+    compute.create(&New { agent_id: ended, ..wanted(1) }).await.unwrap();
+    compute.create(&New { agent_id: AgentId::from_ulid(random::ulid(SystemClock.now())), ..wanted(1) }).await.unwrap();
+    assert_eq!((place.held)(), 3);
+    let sweep = Sweep::new(Arc::clone(app));
+    assert_eq!(sweep.look().await.unwrap(), 0);
+    assert_eq!(sweep.look().await.unwrap(), 1);
+    assert_eq!(sweep.look().await.unwrap(), 0);
+    let found = compute.list().await.unwrap();
+    assert!(found.len() == 2 && found.iter().all(|(agent, _)| *agent != ended), "{found:?}");
+    stands(api, living, "idle").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_lives_and_works_at_a_docker_host() {
+    lives(docker().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_lives_and_works_at_e2b() {
+    lives(e2b().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_lives_and_works_at_fly() {
+    lives(fly().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_left_on_this_machine_is_found_and_what_is_used_is_not_touched() {
+    let site = Site::working(None).await;
+    let api = site.admin().await;
+    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
+    let mut ids = vec![];
+    for _ in 0..2 {
+        let created = api.post(&path, &json!({})).await.expect(201);
+        ids.push(created["id"].as_str().unwrap().to_owned());
+        stands(&api, ids.last().unwrap(), "idle").await;
+    }
+    let local = &site.servers[0].app.local;
+    api.act(&format!("/v1/agents/{}/terminate", ids[0])).await.expect(200);
+    until_async("the sandbox to go", async || (local.list().await.unwrap().len() == 1).then_some(())).await;
+    local.create(&New { agent_id: ids[0].parse().unwrap(), ..wanted(1) }).await.unwrap();
+    local.create(&wanted(7)).await.unwrap();
+    // Each server finds it twice for itself.
+    let sweeps = site.servers.each_ref().map(|server| Sweep::new(Arc::clone(&server.app)));
+    assert_eq!((sweeps[0].look().await.unwrap(), sweeps[1].look().await.unwrap()), (0, 0));
+    assert_eq!(local.list().await.unwrap().len(), 3);
+    assert_eq!(sweeps[0].look().await.unwrap(), 1);
+    let kept: Vec<AgentId> = local.list().await.unwrap().into_iter().map(|(agent_id, _)| agent_id).collect();
+    assert!(kept.len() == 2 && kept.contains(&ids[1].parse().unwrap()) && kept.contains(&wanted(7).agent_id));
+    let exec = json!({ "lang": "bash", "code": "echo here" });
+    assert_eq!(api.post(&format!("/v1/agents/{}/exec", ids[1]), &exec).await.expect(200)["stdout"], "here\n");
+}
