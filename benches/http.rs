@@ -9,6 +9,7 @@
 
 #[path = "world/figures.rs"]
 mod figures;
+#[expect(dead_code, reason = "not every bench uses all of it")]
 #[path = "world/served.rs"]
 mod served;
 mod world;

@@ -7,11 +7,14 @@
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 #![expect(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "figures, not money")]
 
+#[path = "world/resident.rs"]
+mod resident;
+#[expect(dead_code, reason = "not every bench uses all of it")]
 #[path = "world/served.rs"]
 mod served;
 mod world;
 
-use anyhow::Context;
+use resident::resident;
 use served::{Connection, Served};
 use world::{World, argument, quick};
 
@@ -19,14 +22,6 @@ use world::{World, argument, quick};
 const FIRST_STREAMS: usize = 50;
 /// Streams that are being opened at the same time.
 const AT_ONCE: usize = 50;
-
-/// Memory of a process that is resident, in bytes.
-fn resident(process_id: u32) -> anyhow::Result<usize> {
-    let status = std::fs::read_to_string(format!("/proc/{process_id}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it is a Linux")?;
-    let kib: usize = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib * 1_024)
-}
 
 /// Opens streams of events and waits until each has begun.
 async fn open(served: &Served, number: usize, streams: &mut Vec<Connection>) -> anyhow::Result<()> {

@@ -49,13 +49,15 @@ pub const IDEMPOTENCY_SWEEP: Duration = Duration::from_secs(3_600);
 /// Rows that one such look deletes at most.
 pub const IDEMPOTENCY_SWEEP_ROWS: i64 = 5_000;
 /// Connections of callers that are served at the same time; more wait in the system's queue.
-pub const CONNECTIONS: usize = 10_000;
+pub const CONNECTIONS: usize = 15_000;
 /// Callers that the system's queue holds: those of a burst who find it full try again after a second at the earliest.
 pub const LISTEN_QUEUE: u32 = 1_024;
 /// Files that the process may have open, where the system lets it: one a connection, and some.
 pub const OPEN_FILES: u64 = 65_536;
 /// How long a caller may take to send the headers of a request; also how long a connection may stay without one.
 pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a caller may take nothing of what lies ready for it before its connection is closed by the system.
+pub const STALLED_READER: Duration = Duration::from_secs(30);
 /// The headers of a request, in bytes.
 pub const HEADER_BYTES: usize = 32 * 1_024;
 /// The headers of a request, by number.

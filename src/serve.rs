@@ -5,9 +5,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -18,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -66,7 +68,7 @@ pub async fn run(listener: TcpListener, router: Router, places: usize, mut stopp
         };
         match accepted {
             Ok((stream, peer)) => {
-                let caller = Caller { stream, peer, watcher: graceful.watcher(), _place: place };
+                let caller = Caller { stream, peer, watcher: graceful.watcher(), place };
                 tokio::spawn(caller.serve(Arc::clone(&builder), router.clone()));
             }
             Err(error) => rest_after(&error).await,
@@ -131,6 +133,10 @@ fn connections() -> Builder<TokioExecutor> {
     builder
 }
 
+fn whole_ms(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
 /// Waits a little where accepting would fail again at once: the process or the machine has no file to spare.
 async fn rest_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
@@ -146,8 +152,11 @@ struct Caller {
     stream: TcpStream,
     peer: SocketAddr,
     watcher: Watcher,
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
 }
+
+/// A connection that is being served.
+type Served = Pin<Box<dyn Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>> + Send>>;
 
 impl Caller {
     async fn serve(self, builder: Arc<Builder<TokioExecutor>>, router: Router) {
@@ -155,21 +164,14 @@ impl Caller {
         if let Err(error) = self.stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "small answers may be slow");
         }
+        if let Err(error) = set_tcp_user_timeout(&self.stream, whole_ms(config::STALLED_READER)) {
+            tracing::debug!(%error, %peer, "a caller that stalls is kept");
+        }
         let asked = Arc::new(AtomicBool::new(false));
-        let service = {
-            let asked = Arc::clone(&asked);
-            hyper::service::service_fn(move |mut request: Request<Incoming>| {
-                asked.store(true, Ordering::Relaxed);
-                request.extensions_mut().insert(ConnectInfo(peer));
-                let answering = router.clone().oneshot(request);
-                async move { answering.await.map(|response: Response| response) }
-            })
-        };
-        let connection = builder.serve_connection(TokioIo::new(self.stream), service).into_owned();
-        let mut connection = pin!(self.watcher.watch(connection));
+        let mut connection = self.connection(&builder, router, Arc::clone(&asked));
         // The deadline of the headers begins after the protocol is known; a caller that says nothing never gets there.
         let ended = tokio::select! {
-            ended = &mut connection => ended,
+            ended = connection.as_mut() => ended,
             () = tokio::time::sleep(config::HEADER_DEADLINE) => {
                 if !asked.load(Ordering::Relaxed) {
                     return;
@@ -180,5 +182,21 @@ impl Caller {
         if let Err(error) = ended {
             tracing::debug!(%error, %peer, "a connection ended early");
         }
+    }
+
+    /// The connection, as it is served. It lies by itself: kept in the task that drives it, it would take its place there
+    /// several times over.
+    fn connection(self, builder: &Builder<TokioExecutor>, router: Router, asked: Arc<AtomicBool>) -> Served {
+        let (peer, place) = (self.peer, self.place);
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            // As long as the connection is there.
+            let _place = &place;
+            asked.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(ConnectInfo(peer));
+            let answering = router.clone().oneshot(request);
+            async move { answering.await.map(|response: Response| response) }
+        });
+        let connection = builder.serve_connection(TokioIo::new(self.stream), service).into_owned();
+        Box::pin(self.watcher.watch(connection))
     }
 }

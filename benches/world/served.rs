@@ -29,7 +29,13 @@ pub(crate) struct Served {
 impl Served {
     /// Starts the program over the bench's database, with an organization of the plan for enterprises and a key.
     pub(crate) async fn start(world: &World) -> anyhow::Result<Self> {
+        Self::start_with(world, &[]).await
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) async fn start_with(world: &World, environment: &[(&str, String)]) -> anyhow::Result<Self> {
         let mut serving = program(world, &["serve", "--listen", "127.0.0.1:0"]);
+        serving.envs(environment.iter().map(|(name, value)| (name, value)));
         // Its log is written as ever, and thrown away.
         let mut child = serving.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("it is piped")?).lines();
@@ -54,6 +60,11 @@ impl Served {
     /// The process, for a profiler and for its memory.
     pub(crate) fn process_id(&self) -> anyhow::Result<u32> {
         self.child.id().context("the server has ended")
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// A connection of a caller.

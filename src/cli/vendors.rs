@@ -107,7 +107,8 @@ mod tests {
         assert_eq!(vendors.fly_sandboxes.region.as_deref(), Some("fra"));
         assert_eq!(vendors.fly_sandboxes.image, unsaid.fly_sandboxes.image);
         assert!(vendors.e2b_sandboxes.internet && !unsaid.e2b_sandboxes.internet);
-        let wrong = VendorArguments { docker_workspace: Some("disk".to_owned()), ..VendorArguments::default() };
+        let wrong =
+            VendorArguments { docker_workspace: Some("disk".to_owned()), ..VendorArguments::default() };
         assert!(wrong.apply(&mut vendors).unwrap_err().to_string().starts_with("--docker-workspace: "));
     }
 }

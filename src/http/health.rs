@@ -55,11 +55,19 @@ static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 /// Upper bounds of the buckets of latencies, in seconds.
 const LATENCIES_S: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
+/// Upper bounds of the buckets of what the server adds to a call of a model, in seconds: finer, since that is little.
+const ADDED_S: [f64; 16] = [
+    0.001, 0.0015, 0.002, 0.0025, 0.003, 0.0035, 0.004, 0.0045, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1,
+    0.5,
+];
+
 /// The recorder of this process, installed when it is first asked for.
 pub(crate) fn recorder() -> &'static PrometheusHandle {
     RECORDER.get_or_init(|| {
         let builder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCIES_S)
+            .expect("there are buckets")
+            .set_buckets_for_metric(Matcher::Full("theazo_model_call_overhead_seconds".to_owned()), &ADDED_S)
             .expect("there are buckets");
         let recorder = builder.build_recorder();
         let handle = recorder.handle();

@@ -118,7 +118,8 @@ async fn next(mut streaming: Streaming) -> Option<(Result<Bytes, std::convert::I
         let bytes = tokio::select! {
             _ = streaming.stopping.changed() => return None,
             events = streaming.reader.next() => match events {
-                Ok(events) => streaming.frames(&events).await?,
+                // By itself, so that a quiet stream has no room for it.
+                Ok(events) => Box::pin(streaming.frames(&events)).await?,
                 Err(error) => {
                     // The caller comes back with the last position that it has, and nothing is lost.
                     tracing::warn!(%error, "a stream ends early");

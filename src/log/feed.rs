@@ -212,14 +212,15 @@ impl FeedReader {
             }
             let events = match self.feed.after(self.position) {
                 Ok(events) => events,
+                // What reads is kept by itself: thousands of readers wait without.
                 Err(Missing::Tail) => {
-                    self.feed.fill(&self.database).await?;
+                    Box::pin(self.feed.fill(&self.database)).await?;
                     continue;
                 }
                 Err(Missing::Past) => {
                     let filter = Filter { after: self.position, until: end, ..Filter::default() };
                     let scope = Scope::new(&self.database, self.feed.tenant);
-                    let events = read::oldest(scope, &filter, config::STREAM_PAGE).await?;
+                    let events = Box::pin(read::oldest(scope, &filter, config::STREAM_PAGE)).await?;
                     events.into_iter().map(Arc::new).collect()
                 }
             };

@@ -1,7 +1,7 @@
 //! The agent loop: model → tool → model, until there is an answer. Each call is in the log before and after.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use theazo_domain::agent::Command;
 use theazo_domain::agent_config::ModelConfig;
@@ -110,11 +110,14 @@ impl Run<'_> {
             return self.fail("timeout", "The run took longer than its timeout.").await;
         }
         let app = Arc::clone(self.desk.app);
-        tokio::select! {
+        let began = Instant::now();
+        let acted = tokio::select! {
             acted = self.take_turn(left) => acted,
             // Whoever goes on finds the call open, and closes it.
             () = soon_after_stop(&app) => Ok(Acted::Ended),
-        }
+        };
+        spent("step", began.elapsed());
+        acted
     }
 
     async fn take_turn(&mut self, left: Duration) -> Result<Acted, Failure> {
@@ -150,7 +153,10 @@ impl Run<'_> {
     ) -> Result<Option<Vec<Arc<Recorded>>>, Failure> {
         let bodies: Bodies =
             contents.iter().map(|content| (content.content_id.to_string(), content.body.clone())).collect();
-        match self.desk.tell(self.agent.id, command, contents).await? {
+        let began = Instant::now();
+        let verdict = self.desk.tell(self.agent.id, command, contents).await;
+        spent("log", began.elapsed());
+        match verdict? {
             Ok(accepted) => {
                 for recorded in &accepted.events {
                     self.conversation.fold(&recorded.event, &bodies);
@@ -169,6 +175,11 @@ impl Run<'_> {
         self.tell(Command::FailTask { epoch: self.epoch, code, message }, vec![]).await?;
         Ok(Acted::Ended)
     }
+}
+
+/// Counts the time that a run has spent: on a step as a whole, and in it on the log, the model and tools.
+pub(super) fn spent(part: &'static str, time: Duration) {
+    metrics::histogram!("theazo_run_seconds", "part" => part).record(time);
 }
 
 /// Whether what the log made of a command says that the run ends here: it pauses, or has failed.

@@ -27,9 +27,9 @@ use crate::read::agent::Agent;
 use crate::{config, random, read};
 
 use lease::{Leases, Piece};
+pub(crate) use program::{Asked, Secrets, run as run_program};
 pub use sweep::Sweep;
 pub use vendors::compute as compute_of;
-pub(crate) use program::{Asked, Secrets, run as run_program};
 
 /// Whether a step of a worker found something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

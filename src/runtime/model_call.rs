@@ -1,6 +1,6 @@
 //! A call to a model: its worst case is held before it is made, and what it used is charged after.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use theazo_domain::Event;
@@ -11,7 +11,7 @@ use theazo_domain::rates;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::agent_loop::{Acted, Run, ends};
+use super::agent_loop::{Acted, Run, ends, spent};
 use super::conversation::Reply as Said;
 use crate::log::{Content, Failure};
 use crate::providers::model::{Call, CallError, Model, Prepared, Reply, ToolCall, Vendor, Verbatim};
@@ -21,6 +21,7 @@ use crate::{config, random};
 impl Run<'_> {
     /// Asks the model what comes next.
     pub(super) async fn ask(&mut self, left: Duration) -> Result<Acted, Failure> {
+        let began = Instant::now();
         let app = self.desk.app;
         let vendor = Vendor::of(&self.model.id);
         let (model, key, own_key) = if self.desk.tenant.mode == Mode::Test {
@@ -43,8 +44,17 @@ impl Run<'_> {
         if !events.iter().any(|recorded| matches!(recorded.event, Event::CallOpened(_))) {
             return Ok(Acted::Ended);
         }
+        let asked = Instant::now();
         let answered = self.send(model, &prepared, &key, left).await;
-        self.settle(call_id, answered).await
+        let took = asked.elapsed();
+        spent("model", took);
+        let was_answered = answered.is_ok();
+        let acted = self.settle(call_id, answered).await;
+        if was_answered {
+            let added = began.elapsed().saturating_sub(took);
+            metrics::histogram!("theazo_model_call_overhead_seconds").record(added);
+        }
+        acted
     }
 
     fn request(&self) -> Call {

@@ -100,7 +100,11 @@ impl Sweep {
                 }
                 match vendors::compute(&self.app, *tenant, configured.provider).await {
                     Ok(compute) => {
-                        places.push(Place { tenant: Some(tenant.id), provider: configured.provider, compute });
+                        places.push(Place {
+                            tenant: Some(tenant.id),
+                            provider: configured.provider,
+                            compute,
+                        });
                     }
                     Err(error) => {
                         tracing::warn!(%error, provider = configured.provider.as_str(), "a provider is not looked at");

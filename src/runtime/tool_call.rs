@@ -8,7 +8,7 @@ use theazo_domain::organization::Mode;
 use theazo_domain::tool::Tool;
 use tokio::time::timeout;
 
-use super::agent_loop::{Acted, Run, ends};
+use super::agent_loop::{Acted, Run, ends, spent};
 use super::program::{self, Asked};
 use crate::log::{Content, Failure};
 use crate::providers::compute::{End, Error, Finished, Handle};
@@ -42,6 +42,7 @@ impl Run<'_> {
             Ok(done) => done,
             Err(_) => Err("The tool took longer than it may.".to_owned()),
         };
+        spent("tool", began.elapsed());
         let is_error = done.is_err();
         let text = self.secrets.mask(&done.unwrap_or_else(|what| what));
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

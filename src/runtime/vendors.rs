@@ -19,11 +19,7 @@ use crate::providers::credentials::{self, Credentials, DockerHost};
 ///
 /// # Errors
 /// [`Error`] when the provider is not configured, or its credentials cannot be had.
-pub async fn compute(
-    app: &App,
-    tenant: Tenant,
-    provider: ProviderName,
-) -> Result<Arc<dyn Compute>, Error> {
+pub async fn compute(app: &App, tenant: Tenant, provider: ProviderName) -> Result<Arc<dyn Compute>, Error> {
     if tenant.mode == Mode::Test {
         return Ok(Arc::new(mock::Mock));
     }

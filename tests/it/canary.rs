@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use aho_corasick::AhoCorasick;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::support::cluster::Scratch;
 use crate::support::models::{Answer, Asked, ModelServer, Turn};
@@ -82,7 +83,7 @@ async fn no_file_of_the_database_no_log_and_no_answer_holds_a_value_that_was_con
     assert!(holds(&logged, b"/v1/secrets") && !holds(&logged, CANARY.as_bytes()));
     // What is not confided is found: the search looks at the right files.
     assert!(!search(&dir, &["the-haystack-is-searched"]).is_empty());
-    assert_eq!(search(&dir, &needles()), Vec::<String>::new());
+    assert_eq!(search(&dir, &needles(CANARY)), Vec::<String>::new());
 }
 
 /// The files of a server that hold one of these.
@@ -94,38 +95,46 @@ fn search(dir: &Path, needles: &[impl AsRef<[u8]>]) -> Vec<String> {
     found
 }
 
-/// The canary as it is and as programs write it; in base64 without the ends that depend on what stands beside it.
-fn needles() -> Vec<String> {
-    let (hex, percent) = (hex::encode(CANARY), CANARY.replace('-', "%2D"));
-    let [upper, lower] = [hex.to_uppercase(), percent.to_lowercase()];
-    let base64 = [
-        "Y2FuYXJ5LWluLXRoZS1jb2FsLW1pbm",
-        "NhbmFyeS1pbi10aGUtY29hbC1taW5l",
-        "jYW5hcnktaW4tdGhlLWNvYWwtbWluZ",
-    ];
-    let all = [CANARY, &hex, &upper, &percent, &lower];
-    all.iter().chain(&base64).map(|needle| (*needle).to_owned()).collect()
+/// A value as it is and as programs write it; in base64 without the ends that depend on what stands beside it.
+fn needles(value: &str) -> Vec<String> {
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    let percent = utf8_percent_encode(value, RESERVED).to_string();
+    let hex = hex::encode(value);
+    let mut all = vec![value.to_owned(), hex.to_uppercase(), hex];
+    all.extend([percent.replace("%2F", "%2f").replace("%2B", "%2b").replace("%3D", "%3d"), percent]);
+    for shift in 0..3_usize {
+        let text = STANDARD.encode(format!("{}{value}", &"***"[..shift]));
+        let (first, end) = ((shift * 8).div_ceil(6), (shift + value.len()) * 8 / 6);
+        all.push(text[first..end].to_owned());
+    }
+    all
 }
 
+/// What a model is not to say.
+const TOKEN: &str = "canary/in+the=coal-mine";
 /// What the model thinks of in its first turn, and in its third.
-const THOUGHT: &str = "They gave me canary-in-the-coal-mine, which I should not say.";
+const THOUGHT: &str = "They gave me canary/in+the=coal-mine, which I should not say.";
 const CLEAN_THOUGHT: &str = "Nothing to hide here.";
 
 /// A model that says what it was not to say, in whatever way and place it can.
 fn indiscreet(asked: &Asked) -> Answer {
-    let hex = hex::encode(CANARY);
-    let base64 = STANDARD.encode(format!("the token: {CANARY}!"));
+    let hex = hex::encode(TOKEN);
+    let base64 = STANDARD.encode(format!("the token: {TOKEN}!"));
     let code = json!({ "lang": "bash", "code": format!(
         "echo {hex}; echo $TOKEN; printf %s \"$TOKEN\" | base64; printf %s \"$TOKEN\" | od -An -tx1 | tr -d ' \\n' >&2"
     ) });
     let turn = match asked.number {
         0 => Turn {
             thinking: Some(THOUGHT),
-            ..Turn::says(format!("It is {CANARY}, or {base64}."))
+            ..Turn::says(format!("It is {TOKEN}, or {base64}."))
                 .and_calls("toolu_0", "run_code", &code.to_string())
-                .and_calls(&format!("toolu_{CANARY}"), CANARY, &json!({ CANARY: hex }).to_string())
+                .and_calls(&format!("toolu_{TOKEN}"), TOKEN, &json!({ TOKEN: hex }).to_string())
         },
-        1 => Turn::says(format!("In a query: {}", CANARY.replace('-', "%2d"))).and_calls(
+        1 => Turn::says(format!(
+            "In a query: {}",
+            TOKEN.replace('/', "%2F").replace('+', "%2B").replace('=', "%3D")
+        ))
+        .and_calls(
             "toolu_2",
             "write_file",
             &json!({ "path": "note.txt", "content": base64 }).to_string(),
@@ -134,7 +143,7 @@ fn indiscreet(asked: &Asked) -> Answer {
             thinking: Some(CLEAN_THOUGHT),
             ..Turn::says("").and_calls("toolu_3", "read_file", r#"{"path":"note.txt"}"#)
         },
-        _ => Turn::says(json!({ "token": CANARY, "hex": hex.to_uppercase() }).to_string()),
+        _ => Turn::says(json!({ "token": TOKEN, "hex": hex.to_uppercase() }).to_string()),
     };
     turn.into()
 }
@@ -155,7 +164,7 @@ async fn what_a_model_repeats_of_a_secret_is_kept_nowhere() {
         assert!(matches!(answer.status, 200..=202), "{answer:?}");
         answer.body
     };
-    post("/v1/secrets", json!({ "name": "TOKEN", "value": CANARY })).await;
+    post("/v1/secrets", json!({ "name": "TOKEN", "value": TOKEN })).await;
     let session = server.create_session(key, "the-haystack-is-searched").await;
     let tools = json!({ "tools": ["run_code", "write_file", "read_file"] });
     let agent = post(&format!("/v1/sessions/{session}/agents"), tools).await;
@@ -167,19 +176,27 @@ async fn what_a_model_repeats_of_a_secret_is_kept_nowhere() {
         (task["status"] != "running" && task["status"] != "queued").then_some(task)
     })
     .await;
-    assert_eq!((&task["status"], &task["output"]), (&json!("completed"), &json!(r#"{"hex":"***","token":"***"}"#)));
+    assert_eq!(
+        (&task["status"], &task["output"]),
+        (&json!("completed"), &json!(r#"{"hex":"***","token":"***"}"#))
+    );
     assert!(models.refused().is_empty(), "{:?}", models.refused());
     post(&format!("/v1/agents/{agent}/terminate"), json!({})).await;
 
-    let needles = needles();
+    let needles = needles(TOKEN);
     let clean = |text: &str| needles.iter().all(|needle| !text.contains(needle));
     // The model itself is not told again; and what it thought comes back to it where there was nothing to mask.
     let asked = models.asked();
     assert_eq!(asked.len(), 4);
-    assert!(asked.iter().all(|asked| clean(&asked.body.to_string())));
+    for asked in &asked {
+        assert!(clean(&asked.body.to_string()), "{}", asked.body);
+    }
     assert!(asked[3].body.to_string().contains(CLEAN_THOUGHT));
     assert!(asked[1].results()[0].matches("***").count() >= 4, "{:?}", asked[1].results());
-    let stream = format!("GET /v1/agents/{agent}/stream?after=0 HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n", server.address);
+    let stream = format!(
+        "GET /v1/agents/{agent}/stream?after=0 HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n",
+        server.address
+    );
     let streamed = exchange(&server.address, &stream).await.unwrap();
     assert!(streamed.contains("event: output") && clean(&streamed), "{streamed}");
     for path in [&path, &format!("/v1/agents/{agent}"), &format!("/v1/events?limit=100&subject={agent}")] {

@@ -180,7 +180,10 @@ async fn left_behind(site: &Arc<Site>, api: &Api, place: &Place, (path, ended): 
     let compute = compute_of(app, api.tenant, place.name.parse().unwrap()).await.unwrap();
     let ended: AgentId = ended.parse().unwrap();
     compute.create(&New { agent_id: ended, ..wanted(1) }).await.unwrap();
-    compute.create(&New { agent_id: AgentId::from_ulid(random::ulid(SystemClock.now())), ..wanted(1) }).await.unwrap();
+    compute
+        .create(&New { agent_id: AgentId::from_ulid(random::ulid(SystemClock.now())), ..wanted(1) })
+        .await
+        .unwrap();
     assert_eq!((place.held)(), 3);
     let sweep = Sweep::new(Arc::clone(app));
     assert_eq!(sweep.look().await.unwrap(), 0);

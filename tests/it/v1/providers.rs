@@ -227,7 +227,8 @@ async fn in_test_mode_nobody_is_asked() {
     let observer = Observer::new();
     let here = format!("http://127.0.0.1:{}", observer.port);
     let url: url::Url = here.parse().unwrap();
-    let vendors = Vendors { e2b: url.clone(), fly: url, docker: here.parse().unwrap() };
+    let docker = here.parse().unwrap();
+    let vendors = Vendors { e2b: url.clone(), fly: url, docker, ..Vendors::default() };
     let api = test_mode(Settings {
         allowed_networks: vec!["127.0.0.0/8".parse().unwrap()],
         vendors,

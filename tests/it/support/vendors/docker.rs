@@ -121,6 +121,10 @@ impl Vendor for Docker {
 
 impl Docker {
     fn judge(&self, request: &Request) -> Outcome {
+        if request.method == "GET" && request.path == "/_ping" {
+            request.only_headers(&[])?;
+            return Ok(Answer::new(200, "text/plain; charset=utf-8", "OK"));
+        }
         let upgrade: [(&str, Option<&str>); 3] =
             [("content-type", Some("application/json")), ("upgrade", None), ("transfer-encoding", None)];
         request.only_headers(&upgrade)?;
@@ -132,7 +136,6 @@ impl Docker {
             return Ok(Answer::json(200, &version));
         }
         match (request.method.as_str(), parts.as_slice()) {
-            ("GET", ["_ping"]) => Ok(Answer::new(200, "text/plain; charset=utf-8", "OK")),
             ("POST", ["containers", "create"]) => self.create(request),
             ("GET", ["containers", "json"]) => self.list(request),
             ("GET", ["volumes"]) => self.list_volumes(request),

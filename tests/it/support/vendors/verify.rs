@@ -72,7 +72,7 @@ impl Vendor {
     pub(crate) fn settings(&self) -> Settings {
         let url: url::Url = self.url("/").parse().unwrap();
         let docker = self.url("/").parse().unwrap();
-        let vendors = Vendors { e2b: url.clone(), fly: url, docker };
+        let vendors = Vendors { e2b: url.clone(), fly: url, docker, ..Vendors::default() };
         Settings { allowed_networks: vec!["127.0.0.1/32".parse().unwrap()], vendors, ..Settings::default() }
     }
 
