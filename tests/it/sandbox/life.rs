@@ -121,6 +121,33 @@ async fn another_server_finds_what_is_there() {
     assert!(matches!(other.terminate(&escape).await, Err(Error::Refused(_))));
 }
 
+#[tokio::test]
+async fn a_termination_by_another_server_ends_what_runs_here() {
+    let sandboxes = Sandboxes::new();
+    let (new, handle) = sandboxes.create().await;
+    let other = LocalCompute::new(options(&sandboxes.scratch)).unwrap();
+    let sleeper = program(Language::Bash, &format!("touch began; sleep {}", marker(9)));
+    let ending = async {
+        until("the program's start", || sandboxes.file(&new, "began").exists().then_some(())).await;
+        other.terminate(&handle).await.unwrap();
+    };
+    let (ran, ()) = tokio::join!(sandboxes.compute.run(&handle, &sleeper), ending);
+    assert_eq!(ran.unwrap().end, End::Signal(9));
+    assert!(having(&marker(9)).is_empty());
+    assert_eq!(sandboxes.compute.run(&handle, &sleeper).await, Err(Error::Gone));
+}
+
+#[tokio::test]
+async fn a_server_on_another_machine_says_that_the_files_are_elsewhere() {
+    let (here, there) = (Sandboxes::new(), Sandboxes::new());
+    let (_, handle) = there.create().await;
+    let ran = here.compute.run(&handle, &program(Language::Bash, "true")).await;
+    assert!(matches!(&ran, Err(Error::Unavailable(why)) if why.contains("another server")), "{ran:?}");
+    // It does not take the sandbox for gone, so nobody believes that it was deleted.
+    assert!(matches!(here.compute.terminate(&handle).await, Err(Error::Unavailable(_))));
+    there.compute.terminate(&handle).await.unwrap();
+}
+
 /// Not a test of its own: the process that the next one starts and kills.
 #[tokio::test]
 async fn a_server_of_sandboxes_to_be_killed() {
