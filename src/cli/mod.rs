@@ -110,7 +110,7 @@ struct Place {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the API
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
     /// The schema of the database
     #[command(subcommand)]
     Db(db::Command),
