@@ -134,6 +134,7 @@ async fn theirs(cqrs: Arc<Cqrs>, until: Instant) -> anyhow::Result<Vec<Duration>
                 organization_id: theazo_domain::id::OrganizationId::from_ulid(session.ulid()),
                 user: None,
                 session: None,
+                payers: theazo_domain::budget::Payers::default(),
             };
             let began = Instant::now();
             cqrs.execute(&session.to_string(), (command, facts)).await?;

@@ -3,22 +3,24 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use crate::charge::Booking;
+use crate::charge::{Booking, Charge};
 use crate::session::{CostLimit, CostPeriod};
 use crate::time::{Day, Timestamp};
 
-/// A running account. It remembers the sums of the newest day and month only: limits ask for no others.
+/// A running account. Of days and months it remembers the sums of the newest two: limits ask for the present one, and
+/// what is booked just past midnight may count in the one before.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Account {
     /// Settled and unconfirmed charges since it began.
     #[serde(default)]
     total: Decimal,
+    /// Newest first.
     #[serde(default)]
-    day: Option<(Day, Decimal)>,
-    /// By the first day of the month.
+    days: Vec<(Day, Decimal)>,
+    /// By the first day of the month, newest first.
     #[serde(default)]
-    month: Option<(Day, Decimal)>,
+    months: Vec<(Day, Decimal)>,
     /// The worst case of the work that is under way.
     #[serde(default)]
     reserved: Decimal,
@@ -83,34 +85,44 @@ impl LimitName {
 impl Account {
     /// Takes in what an event books.
     pub fn book(&mut self, booking: &Booking) {
+        self.hold(booking);
+        booking.charges.iter().chain(&booking.unconfirmed).for_each(|charge| self.charge(charge));
+        booking.withdrawn.iter().for_each(|charge| self.withdraw(charge));
+    }
+
+    /// Takes in what a booking holds and no longer holds, without its charges.
+    pub fn hold(&mut self, booking: &Booking) {
         self.reserved += booking.reserved - booking.released;
-        for charge in booking.charges.iter().chain(&booking.unconfirmed) {
-            self.count(charge.at, charge.cost);
-        }
-        for charge in &booking.withdrawn {
-            self.count(charge.at, -charge.cost);
-        }
+    }
+
+    /// Takes in a charge, settled or unconfirmed.
+    pub fn charge(&mut self, charge: &Charge) {
+        self.count(charge.at, charge.cost);
+    }
+
+    /// Takes out an unconfirmed charge.
+    pub fn withdraw(&mut self, charge: &Charge) {
+        self.count(charge.at, -charge.cost);
     }
 
     fn count(&mut self, at: Timestamp, cost: Decimal) {
         self.total += cost;
         let day = at.day();
-        count_in(&mut self.day, day, cost);
-        count_in(&mut self.month, day.month_start(), cost);
+        count_in(&mut self.days, day, cost);
+        count_in(&mut self.months, day.month_start(), cost);
     }
 
     /// What counts as spent in the period that `now` lies in: settled and unconfirmed.
     #[must_use]
     pub fn spent(&self, period: CostPeriod, now: Timestamp) -> Decimal {
         let today = now.day();
-        let of = |kept: Option<(Day, Decimal)>, wanted: Day| match kept {
-            Some((day, sum)) if day == wanted => sum,
-            _ => Decimal::ZERO,
+        let of = |kept: &[(Day, Decimal)], wanted: Day| {
+            kept.iter().find(|(day, _)| *day == wanted).map_or(Decimal::ZERO, |(_, sum)| *sum)
         };
         match period {
             CostPeriod::Session => self.total,
-            CostPeriod::Day => of(self.day, today),
-            CostPeriod::Month => of(self.month, today.month_start()),
+            CostPeriod::Day => of(&self.days, today),
+            CostPeriod::Month => of(&self.months, today.month_start()),
         }
     }
 
@@ -130,21 +142,29 @@ impl Account {
         requested: Decimal,
         now: Timestamp,
     ) -> Option<Excess> {
-        let allowed = Decimal::new(limit.amount, 2);
-        let spent = self.spent(limit.period, now);
-        let taken = spent + self.reserved;
-        if taken + requested <= allowed && (taken < allowed || !requested.is_zero()) {
-            return None;
-        }
-        Some(Excess {
-            limit: name,
-            period: Some(limit.period),
-            allowed,
-            spent,
+        let excess = self.against(name, limit, requested, now);
+        let taken = excess.spent + excess.reserved;
+        let fits = taken + requested <= excess.allowed && (taken < excess.allowed || !requested.is_zero());
+        (!fits).then_some(excess)
+    }
+
+    /// By how much a limit is past; nothing where it is not.
+    #[must_use]
+    pub fn past(&self, (name, limit): (LimitName, &CostLimit), now: Timestamp) -> Option<Excess> {
+        let excess = self.against(name, limit, Decimal::ZERO, now);
+        (excess.spent + excess.reserved > excess.allowed).then_some(excess)
+    }
+
+    fn against(&self, limit: LimitName, cost: &CostLimit, requested: Decimal, now: Timestamp) -> Excess {
+        Excess {
+            limit,
+            period: Some(cost.period),
+            allowed: Decimal::new(cost.amount, 2),
+            spent: self.spent(cost.period, now),
             reserved: self.reserved,
             requested,
-            resets_at: resets_at(limit.period, now),
-        })
+            resets_at: resets_at(cost.period, now),
+        }
     }
 }
 
@@ -158,20 +178,20 @@ pub fn resets_at(period: CostPeriod, now: Timestamp) -> Option<Timestamp> {
     }
 }
 
-/// Adds to the sum of a period. A later period begins a sum of its own; what counts in one that has passed can no
-/// longer matter to a limit.
-fn count_in(kept: &mut Option<(Day, Decimal)>, period: Day, cost: Decimal) {
-    match kept {
-        Some((day, sum)) if *day == period => *sum += cost,
-        Some((day, _)) if *day > period => {}
-        _ => *kept = Some((period, cost)),
+/// Adds to the sum of a period. What counts in one that has long passed can no longer matter to a limit.
+fn count_in(kept: &mut Vec<(Day, Decimal)>, period: Day, cost: Decimal) {
+    match kept.iter().position(|(day, _)| *day <= period) {
+        Some(index) if kept[index].0 == period => kept[index].1 += cost,
+        Some(index) => kept.insert(index, (period, cost)),
+        None => kept.push((period, cost)),
     }
+    kept.truncate(2);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::charge::{Category, Charge, Price, Rate, Unit};
+    use crate::charge::{Category, Price, Rate, Unit};
     use crate::money::Currency;
 
     const NOON: i64 = 1_746_100_800_000; // 2025-05-01T12:00:00Z

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, DefinitionId, KeyId, OrganizationId, SessionId, UserId};
 use crate::{
-    Aggregate, Event, Facts, Refusal, Subject, agent, billing, definition, key, organization, provider,
-    session, user,
+    Aggregate, Event, Facts, Refusal, Subject, agent, billing, budget, definition, key, organization,
+    provider, session, user,
 };
 
 /// Something that a caller asks to happen.
@@ -54,17 +54,27 @@ impl Command {
         }
     }
 
-    /// Whose state the decision stands on besides the target's, which is this one.
+    /// Whose states the decision stands on besides the target's, which is this one: for what an agent does its
+    /// session, and for what moves money the end user and the organization.
     #[must_use]
-    pub fn witness(&self, target: &AggregateState) -> Option<Subject> {
+    pub fn witnesses(&self, target: &AggregateState, organization_id: OrganizationId) -> Vec<Subject> {
+        let payers = |user_id| [Subject::User(user_id), Subject::Organization(organization_id)];
         match (self, target) {
-            (Self::Agent(..), AggregateState::Agent(agent)) => {
-                agent.life().map(|life| Subject::Session(life.place.session_id))
+            (Self::Agent(..), AggregateState::Agent(agent)) => match agent.life() {
+                Some(life) => {
+                    let session = Subject::Session(life.place.session_id);
+                    [session].into_iter().chain(payers(life.place.user_id)).collect()
+                }
+                None => vec![],
+            },
+            (Self::Session(_, command), AggregateState::Session(session)) => {
+                session.payer(command).map_or_else(Vec::new, |user_id| payers(user_id).to_vec())
             }
             (Self::Billing(billing::Command::Adjust(adjusting)), _) => {
-                Some(Subject::Session(adjusting.place.session_id))
+                let session = Subject::Session(adjusting.place.session_id);
+                [session].into_iter().chain(payers(adjusting.place.user_id)).collect()
             }
-            _ => None,
+            _ => vec![],
         }
     }
 
@@ -74,6 +84,7 @@ impl Command {
         match self {
             Self::User(user::Command::OpenSession { opening, .. })
             | Self::Session(_, session::Command::Create(opening)) => Some(&opening.person),
+            Self::User(user::Command::SetBudget { person, .. }) => Some(person),
             _ => None,
         }
     }
@@ -117,7 +128,7 @@ pub enum AggregateState {
 impl AggregateState {
     /// The format of the states in snapshots: a snapshot of another format is not read, but folded anew.
     /// To be raised with every change of a state's fields or of what `evolve` makes of an event.
-    pub const FORMAT: i32 = 2;
+    pub const FORMAT: i32 = 3;
 
     /// The state of an aggregate that nothing has happened to.
     #[must_use]
@@ -143,6 +154,17 @@ impl AggregateState {
     /// # Panics
     /// When the command is for another kind of aggregate: the caller loads the state that the command targets.
     pub fn decide(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        let mut events = self.decided(command, facts)?;
+        let session = match self {
+            Self::Session(session) => session.standing(),
+            _ => facts.session.as_ref(),
+        };
+        let follow = budget::consequences(&events, session, facts);
+        events.extend(follow);
+        Ok(events)
+    }
+
+    fn decided(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
         match (self, command) {
             (Self::Organization(state), Command::Organization(_, command)) => state.decide(command, facts),
             (Self::Key(state), Command::Key(_, command)) => state.decide(command, facts),

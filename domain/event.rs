@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::account::LimitName;
 use crate::charge::{Booked, Place};
-use crate::id::TaskId;
-use crate::{Subject, agent, billing, definition, key, organization, provider, secret, session};
+use crate::id::{OrganizationId, TaskId, UserId};
+use crate::{Subject, agent, billing, budget, definition, key, organization, provider, secret, session};
 
 /// Something that has happened. The name of a variant on disk never changes; what it carries changes only with
 /// a new format version and an upcaster from the old one.
@@ -88,6 +89,18 @@ pub enum Event {
     /// A session is past its limit, because something was dearer than its worst case.
     #[serde(rename = "session.limit_overrun")]
     SessionLimitOverrun(session::LimitOverrun),
+    /// A budget was set, or replaced.
+    #[serde(rename = "budget.set")]
+    BudgetSet(budget::Set),
+    /// A budget was removed.
+    #[serde(rename = "budget.removed")]
+    BudgetRemoved(budget::Removed),
+    /// What was spent has reached a share of a budget.
+    #[serde(rename = "budget.threshold_crossed")]
+    BudgetThresholdCrossed(budget::ThresholdCrossed),
+    /// A budget is past, because something was dearer than its worst case or was learned later.
+    #[serde(rename = "budget.overrun")]
+    BudgetOverrun(budget::Overrun),
     /// A task was given to an agent.
     #[serde(rename = "task.created")]
     TaskCreated(agent::TaskCreated),
@@ -167,7 +180,7 @@ impl Event {
     pub const FIRST_VERSION: i16 = 1;
 
     /// The type names of every event, in the order of the list.
-    pub const KINDS: [&'static str; 47] = [
+    pub const KINDS: [&'static str; 51] = [
         "organization.created",
         "key.created",
         "key.revoked",
@@ -194,6 +207,10 @@ impl Event {
         "agent.limit_reached",
         "limit.refused",
         "session.limit_overrun",
+        "budget.set",
+        "budget.removed",
+        "budget.threshold_crossed",
+        "budget.overrun",
         "task.created",
         "task.claimed",
         "task.completed",
@@ -248,8 +265,13 @@ impl Event {
             Self::LimitRefused(event) => {
                 let agent = event.agent_id.map(Subject::Agent);
                 let session = [Subject::Session(event.session_id), Subject::User(event.user_id)];
-                session.into_iter().chain(agent).collect()
+                let organization = (event.excess.limit == LimitName::OrganizationBudget)
+                    .then_some(Subject::Organization(event.organization_id));
+                session.into_iter().chain(agent).chain(organization).collect()
             }
+            Self::BudgetSet(event) => vec![payer(event.organization_id, event.user_id)],
+            Self::BudgetRemoved(event) => vec![payer(event.organization_id, event.user_id)],
+            Self::BudgetThresholdCrossed(event) => vec![payer(event.organization_id, event.user_id)],
             Self::ProviderConfigured(_)
             | Self::ProviderVerified(_)
             | Self::ProviderDefaultChanged(_)
@@ -271,7 +293,7 @@ impl Event {
         if matches!(self, Self::BillingAdjusted(_)) {
             subjects.push(Subject::Billing);
         }
-        if self.booked().is_some() {
+        if self.booked().is_some() || matches!(self, Self::BudgetOverrun(_)) {
             subjects.extend([Subject::User(place.user_id), Subject::Organization(place.organization_id)]);
         }
         subjects
@@ -293,6 +315,7 @@ impl Event {
             Self::AgentReleased(event) => event.place,
             Self::AgentLimitReached(event) => event.place,
             Self::SessionLimitOverrun(event) => event.place,
+            Self::BudgetOverrun(event) => event.place,
             Self::TaskCreated(event) => event.place,
             Self::TaskClaimed(event) => event.place,
             Self::TaskCompleted(event) => event.place,
@@ -387,4 +410,9 @@ impl Event {
         tagged.push('}');
         serde_json::from_str(&tagged)
     }
+}
+
+/// Whose budget it is: the end user's, where there is one, else the organization's.
+fn payer(organization_id: OrganizationId, user_id: Option<UserId>) -> Subject {
+    user_id.map_or(Subject::Organization(organization_id), Subject::User)
 }

@@ -18,6 +18,8 @@ pub mod billing;
 /// The bridge that runs these aggregates under cqrs-es: for its test framework, and as the benchmark's baseline.
 #[cfg(any(test, feature = "cqrs-es"))]
 pub mod bridge;
+/// Budgets of end users and of the organization.
+pub mod budget;
 /// Charges and reservations, in one form.
 pub mod charge;
 /// The closed list of commands, and which aggregate decides each.
@@ -86,13 +88,16 @@ pub struct Facts {
     pub user: Option<UserId>,
     /// Where the session stands that the agent who decides is of.
     pub session: Option<session::Standing>,
+    /// What the end user and the organization have spent, and may.
+    pub payers: budget::Payers,
 }
 
 impl Facts {
     /// Facts of a decision that stands on nobody else.
     #[must_use]
-    pub const fn new(now: Timestamp, subject: Subject, organization_id: OrganizationId) -> Self {
-        Self { now, subject, organization_id, user: None, session: None }
+    pub fn new(now: Timestamp, subject: Subject, organization_id: OrganizationId) -> Self {
+        let payers = budget::Payers::default();
+        Self { now, subject, organization_id, user: None, session: None, payers }
     }
 }
 

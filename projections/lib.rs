@@ -10,6 +10,7 @@ pub mod change;
 pub mod table;
 
 mod agents;
+mod budgets;
 mod definitions;
 mod execs;
 /// Periods of UTC, and how any period is made of them.
@@ -22,6 +23,7 @@ mod providers;
 mod secrets;
 mod session_usage;
 mod sessions;
+mod spending;
 mod tasks;
 /// What has to happen next.
 pub mod work;
@@ -56,7 +58,7 @@ pub trait Projection: Sync {
 }
 
 /// Every projection, in the order in which they are shown.
-pub const ALL: [&dyn Projection; 16] = [
+pub const ALL: [&dyn Projection; 18] = [
     &organization::Organization,
     &keys::Keys,
     &sessions::Sessions,
@@ -73,13 +75,15 @@ pub const ALL: [&dyn Projection; 16] = [
     &ledger::usage::Totals,
     &ledger::usage::ByUser,
     &ledger::usage::ByAgent,
+    &budgets::Budgets,
+    &spending::Spending,
 ];
 
 /// Goes up by one whenever [`ALL`] gains or loses a projection or one of them changes its version.
 ///
 /// A server that meets a higher epoch in a log than its own would leave newer read models behind, so it appends
 /// no more; one that meets a lower epoch rebuilds first.
-pub const EPOCH: i32 = 4;
+pub const EPOCH: i32 = 5;
 
 /// The projection of this name.
 #[must_use]

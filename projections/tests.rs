@@ -203,6 +203,8 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "usage_totals@1",
         "usage_by_user@1",
         "usage_by_agent@1",
+        "budgets@1",
+        "spending@1",
     ];
-    assert_eq!((EPOCH, set), (4, expected.map(str::to_owned).to_vec()));
+    assert_eq!((EPOCH, set), (5, expected.map(str::to_owned).to_vec()));
 }

@@ -1,5 +1,7 @@
 //! What may happen to an agent.
 
+use rust_decimal::Decimal;
+
 use super::work::{Answer, Opening};
 use super::{
     Cause, Created, DefinitionVersion, Existing, LimitReached, Pause, Readied, Released, Sandbox, State,
@@ -264,13 +266,13 @@ impl Existing {
                 if life.task.is_some() {
                     return Err(self.conflict());
                 }
-                if *unpriced && session.limits.max_cost.is_some() {
+                if *unpriced && session.is_cost_limited(&facts.payers) {
                     return Err(Refusal::Conflict(format!(
                         "{} has a cost limit, and the model has no price",
                         place.session_id
                     )));
                 }
-                if let Some(excess) = session.cost_excess(rust_decimal::Decimal::ZERO, facts.now) {
+                if let Some(excess) = session.cost_excess(&facts.payers, Decimal::ZERO, facts.now) {
                     return Ok(vec![session.refused(place, Some(place.agent_id), "run", excess)]);
                 }
                 let (task_id, task) = (*task_id, task.clone());
@@ -282,7 +284,7 @@ impl Existing {
                 if !matches!(life.sandbox, Sandbox::Ready(_)) {
                     return Err(self.conflict());
                 }
-                if let Some(excess) = session.cost_excess(rust_decimal::Decimal::ZERO, facts.now) {
+                if let Some(excess) = session.cost_excess(&facts.payers, Decimal::ZERO, facts.now) {
                     return Ok(vec![session.refused(place, Some(place.agent_id), "exec", excess)]);
                 }
                 let (exec_id, language, code) = (*exec_id, language.clone(), code.clone());
@@ -298,7 +300,7 @@ impl Existing {
             return Err(self.conflict());
         }
         let session = self.active_session(facts)?;
-        match session.next_piece(&life.compute, facts.now) {
+        match session.next_piece(&facts.payers, &life.compute, facts.now) {
             Ok(piece) => Ok(life.resume(piece, facts.now)),
             Err(excess) => Ok(vec![session.refused(place, Some(place.agent_id), "resume", excess)]),
         }

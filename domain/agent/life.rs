@@ -216,7 +216,9 @@ impl Life {
     fn fold_lease(&mut self, event: &Event) {
         match event {
             Event::AgentResumed(resumed) => {
-                (self.held, self.held_ms) = (resumed.booking.reserved, resumed.slice_ms);
+                // A pause that is taken back before the sandbox is made leaves what is held for it.
+                self.held += resumed.booking.reserved;
+                self.held_ms += resumed.slice_ms;
             }
             Event::ComputeStarted(started) => {
                 self.lease = Some(Lease::begin(started, self.held));
@@ -227,7 +229,10 @@ impl Life {
                     lease.tick(ticked);
                 }
             }
-            Event::ComputeStopped(_) => self.lease = None,
+            Event::ComputeStopped(_) => {
+                self.lease = None;
+                (self.held, self.held_ms) = (Decimal::ZERO, 0);
+            }
             _ => {}
         }
     }
@@ -248,16 +253,23 @@ impl Life {
     #[must_use]
     pub fn landed(&self, left: u32, now: Timestamp) -> Vec<Event> {
         match (self.ending, self.pause) {
-            (None, Pause::Requested(cause)) if left == 0 => self.paused(cause, now),
+            // While the sandbox is being made the pause waits for that.
+            (None, Pause::Requested(cause)) if left == 0 && self.sandbox != Sandbox::Unmade => {
+                self.paused(cause, now)
+            }
             _ => vec![],
         }
     }
 
-    /// The pause itself: what was used of compute is charged.
+    /// The pause itself: what was used of compute is charged, and nothing of it is held any more.
     #[must_use]
     pub fn paused(&self, cause: Cause, now: Timestamp) -> Vec<Event> {
         let mut events = vec![Event::AgentPaused(Paused { place: self.place, cause, at: now })];
         events.extend(self.stop_compute(now));
+        if self.lease.is_none() && self.held_ms > 0 {
+            // It was to be woken, and was not yet.
+            events.push(self.stopped_at_once(now));
+        }
         events
     }
 

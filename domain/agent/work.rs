@@ -9,7 +9,6 @@ use super::{
 use crate::charge::{Booking, Category, Charge, Price, Rate, Unit};
 use crate::content::ContentRef;
 use crate::id::{CallId, TaskId};
-use crate::session::LimitOverrun;
 use crate::time::Timestamp;
 use crate::{Event, Facts, Refusal, Subject};
 
@@ -190,12 +189,12 @@ impl Existing {
         if self.call.is_some() || !task.tools.is_empty() {
             return Err(Refusal::Conflict(format!("{} has a call under way", task.id)));
         }
-        if opening.rates.prices.is_none() && session.limits.max_cost.is_some() {
+        if opening.rates.prices.is_none() && session.is_cost_limited(&facts.payers) {
             let message = "The session has a cost limit, and the model has no price.";
             return Ok(vec![self.task_failed(task, "conflict", message)]);
         }
         let reserved = opening.rates.worst(opening.worst_case);
-        if let Some(excess) = session.cost_excess(reserved, facts.now) {
+        if let Some(excess) = session.cost_excess(&facts.payers, reserved, facts.now) {
             return Ok(self.limited(excess, facts));
         }
         Ok(vec![Event::CallOpened(CallOpened {
@@ -217,7 +216,6 @@ impl Existing {
             None => (vec![], call.rates.charges_at_worst(call.worst_case, facts.now)),
         };
         let booking = Booking { released: call.reserved, charges, unconfirmed, ..Booking::default() };
-        let overrun = facts.session.as_ref().and_then(|session| session.overrun(&booking, facts.now));
         let cost = booking.cost();
         let (place, late) = (self.life.place, self.late(call));
         let mut events = vec![Event::CallSettled(CallSettled {
@@ -233,7 +231,6 @@ impl Existing {
             late,
             booking,
         })];
-        events.extend(overrun.map(|excess| Event::SessionLimitOverrun(LimitOverrun { place, excess })));
         events.extend(self.life.landed(self.life.in_flight.saturating_sub(1), facts.now));
         if let (Some(task), true, false, Pause::No) = (&self.task, answer.completes, late, self.life.pause) {
             events.push(self.completed(task, answer.reply.clone(), self.life.task_cost + cost));

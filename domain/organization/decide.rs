@@ -1,6 +1,7 @@
 //! What may happen to an organization.
 
 use super::{Created, Mode, Plan, State};
+use crate::budget::Budget;
 use crate::id::OrganizationId;
 use crate::{Aggregate, Event, Facts, Refusal, Subject, secret};
 
@@ -20,6 +21,8 @@ pub enum Command {
     },
     /// Do something to its secrets.
     Secret(secret::Command),
+    /// Set the budget of all its work; none removes it.
+    SetBudget(Option<Budget>),
 }
 
 impl Aggregate for State {
@@ -30,7 +33,7 @@ impl Aggregate for State {
             return Err(Refusal::NotFound(facts.subject));
         };
         let Command::Create { name, mode, plan, rate_limit } = command else {
-            return self.decide_existing(command, organization_id);
+            return self.decide_existing(command, organization_id, facts);
         };
         if self.exists {
             return Err(Refusal::Existing(facts.subject));
@@ -54,11 +57,15 @@ impl State {
         &self,
         command: &Command,
         organization_id: OrganizationId,
+        facts: &Facts,
     ) -> Result<Vec<Event>, Refusal> {
         let subject = Subject::Organization(organization_id);
         match command {
             _ if !self.exists => Err(Refusal::NotFound(subject)),
             Command::Create { .. } => Err(Refusal::Existing(subject)),
+            Command::SetBudget(budget) => {
+                Ok(self.purse.replace((organization_id, None), budget.as_ref(), facts.now))
+            }
             Command::Secret(command) => {
                 self.secrets.decide(command, secret::Holder::Organization { organization_id })
             }

@@ -1,4 +1,4 @@
-//! The organization whose log it is: its name, plan and rate limit.
+//! The organization whose log it is: its name, plan and rate limit, and what all of its work may cost.
 
 mod decide;
 #[cfg(test)]
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use decide::Command;
 
 use crate::Event;
+use crate::budget::Purse;
 use crate::id::OrganizationId;
 use crate::secret::Shelf;
 
@@ -84,13 +85,23 @@ pub struct State {
     exists: bool,
     #[serde(default, skip_serializing_if = "Shelf::is_empty")]
     secrets: Shelf,
+    /// What all of its work has cost, and its budget.
+    #[serde(default)]
+    purse: Purse,
 }
 
 impl State {
+    /// What all of its work has cost, and its budget.
+    #[must_use]
+    pub const fn purse(&self) -> &Purse {
+        &self.purse
+    }
+
     fn fold(&mut self, event: &Event) {
         if let Event::OrganizationCreated(_) = event {
             self.exists = true;
         }
         self.secrets.evolve(event);
+        self.purse.fold(event);
     }
 }

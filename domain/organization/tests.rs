@@ -17,6 +17,7 @@ fn facts() -> Facts {
         organization_id: OrganizationId::from_ulid(Ulid::from_parts(1, 7)),
         user: None,
         session: None,
+        payers: crate::budget::Payers::default(),
     }
 }
 

@@ -21,8 +21,8 @@ impl Existing {
         self.standing.active(session_id)?;
         let (agent_id, user_id) = (agent.agent_id, self.user_id);
         let place = Place { agent_id, session_id, user_id, organization_id: facts.organization_id };
-        let room =
-            self.room_for_an_agent().and_then(|()| self.standing.next_piece(&agent.compute, facts.now));
+        let next = || self.standing.next_piece(&facts.payers, &agent.compute, facts.now);
+        let room = self.room_for_an_agent().and_then(|()| next());
         Ok(vec![match room {
             Ok((held, slice_ms)) => agent.created(place, slice_ms, Booking::reserving(held)),
             Err(excess) => self.standing.refused(place, None, "agent", excess),
@@ -50,16 +50,17 @@ impl Existing {
         self.agents.values().flat_map(|life| life.pause(Cause::Session, now)).collect()
     }
 
-    /// Resumes the agents that the session has paused, as many as its limits have room for.
-    pub(super) fn resume_agents(&self, now: Timestamp) -> Vec<Event> {
-        let mut standing = self.standing.clone();
+    /// Resumes the agents that the session has paused, as many as the limits have room for.
+    pub(super) fn resume_agents(&self, facts: &Facts) -> Vec<Event> {
+        let (mut standing, mut payers, now) = (self.standing.clone(), facts.payers.clone(), facts.now);
         let mut events = vec![];
         for life in self.agents.values() {
             match life.pause {
                 Pause::Requested(Cause::Session) => events.extend(life.unpause(now)),
-                Pause::Paused(Cause::Session) => match standing.next_piece(&life.compute, now) {
+                Pause::Paused(Cause::Session) => match standing.next_piece(&payers, &life.compute, now) {
                     Ok((held, slice_ms)) => {
                         standing.account.book(&Booking::reserving(held));
+                        payers.book(&Booking::reserving(held));
                         standing.compute_held_ms += slice_ms;
                         events.extend(life.resume((held, slice_ms), now));
                     }
@@ -82,8 +83,9 @@ impl Existing {
         &self,
         session_id: SessionId,
         agent_id: AgentId,
-        now: Timestamp,
+        facts: &Facts,
     ) -> Result<Vec<Event>, Refusal> {
+        let now = facts.now;
         let life = self.agents.get(&agent_id).ok_or(Refusal::NotFound(Subject::Agent(agent_id)))?;
         let (Some(lease), Some(Event::ComputeTicked(used))) =
             (&life.lease, life.tick_compute((Decimal::ZERO, 0), now))
@@ -91,11 +93,12 @@ impl Existing {
             return Ok(vec![]);
         };
         // Where the session will stand once the piece is booked, with nothing held for this agent.
-        let mut standing = self.standing.clone();
+        let (mut standing, mut payers) = (self.standing.clone(), facts.payers.clone());
         standing.account.book(&used.booking);
+        payers.book(&used.booking);
         standing.compute_ms += used.booking.compute_ms();
         standing.compute_held_ms -= lease.slice_ms;
-        match standing.next_piece(&life.compute, now) {
+        match standing.next_piece(&payers, &life.compute, now) {
             Ok(piece) => Ok(life.tick_compute(piece, now).into_iter().collect()),
             // It is to pause already, and waits for what is in flight.
             Err(_) if life.pause != Pause::No => Ok(vec![Event::ComputeTicked(used)]),

@@ -68,14 +68,14 @@ impl Existing {
         let changed = Changed { session_id, user_id: self.user_id };
         let now = facts.now;
         match (self.standing.status, command) {
-            (_, Command::TickCompute(agent_id)) => self.tick(session_id, *agent_id, now),
+            (_, Command::TickCompute(agent_id)) => self.tick(session_id, *agent_id, facts),
             (_, Command::AddAgent(agent)) => self.add_agent(session_id, agent, facts),
             (Status::Active, Command::Pause) => {
                 Ok([vec![Event::SessionPaused(changed)], self.pause_agents(now)].concat())
             }
             (Status::Paused, Command::Pause) | (Status::Terminated, Command::Terminate) => Ok(vec![]),
             (Status::Paused, Command::Resume) => {
-                Ok([vec![Event::SessionResumed(changed)], self.resume_agents(now)].concat())
+                Ok([vec![Event::SessionResumed(changed)], self.resume_agents(facts)].concat())
             }
             (Status::Active, Command::Resume) => Err(Refusal::Conflict(format!(
                 "{session_id} is active; only a paused session can be resumed"

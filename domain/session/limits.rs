@@ -16,6 +16,18 @@ pub enum CostPeriod {
     Month,
 }
 
+impl CostPeriod {
+    /// The period as it is written on the wire and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
+}
+
 /// The most that a session may cost in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -106,6 +106,19 @@ impl State {
         self.0.as_ref().map(|session| &session.standing)
     }
 
+    /// Whose money a command may move: nobody's where there is no session, or no agent that it concerns.
+    pub(crate) fn payer(&self, command: &Command) -> Option<UserId> {
+        let session = self.0.as_ref()?;
+        let moves = match command {
+            Command::AddAgent(_) => true,
+            Command::Pause | Command::Resume | Command::Terminate | Command::TickCompute(_) => {
+                !session.agents.is_empty()
+            }
+            _ => false,
+        };
+        moves.then_some(session.user_id)
+    }
+
     fn fold(&mut self, event: &Event) {
         if let Event::SessionCreated(created) = event {
             let limits = created.limits.clone();

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Limits, Status};
 use crate::account::{Account, Excess, LimitName};
 use crate::agent::compute::{MINUTE_MS, cost_of};
+use crate::budget::Payers;
 use crate::charge::{Booking, Place, Rate};
 use crate::id::{AgentId, OrganizationId, SessionId, UserId};
 use crate::time::Timestamp;
@@ -67,30 +68,35 @@ impl Standing {
         }
     }
 
-    /// Why so much more does not fit the cost limit; nothing where it does.
+    /// Whether a limit of cost applies to work in it: its own, or a budget.
     #[must_use]
-    pub fn cost_excess(&self, requested: Decimal, now: Timestamp) -> Option<Excess> {
-        let limit = self.limits.max_cost.as_ref()?;
-        self.account.excess((LimitName::MaxCost, limit), requested, now)
+    pub fn is_cost_limited(&self, payers: &Payers) -> bool {
+        self.limits.max_cost.is_some() || payers.limit_cost()
     }
 
-    /// How far the session is past its cost limit once this is booked, where it is dearer than what was held for it.
+    /// Why so much more does not fit its cost limit, its user's budget or the organization's; nothing where it does.
     #[must_use]
-    pub fn overrun(&self, booking: &Booking, now: Timestamp) -> Option<Excess> {
-        if booking.cost() <= booking.released {
-            return None;
-        }
-        let limit = self.limits.max_cost.as_ref()?;
-        let mut account = self.account.clone();
-        account.book(booking);
-        account.excess((LimitName::MaxCost, limit), Decimal::ZERO, now)
+    pub fn cost_excess(&self, payers: &Payers, requested: Decimal, now: Timestamp) -> Option<Excess> {
+        let limit = self.limits.max_cost.as_ref();
+        let own = limit.and_then(|limit| self.account.excess((LimitName::MaxCost, limit), requested, now));
+        own.or_else(|| payers.excess(requested, now))
+    }
+
+    /// Takes in a booking that is about to happen: by how much the session is past its cost limit then, where it was
+    /// not before.
+    pub(crate) fn overrun(&mut self, booking: &Booking, now: Timestamp) -> Option<Excess> {
+        let limit = self.limits.max_cost;
+        let past = |account: &Account| account.past((LimitName::MaxCost, limit.as_ref()?), now);
+        let before = past(&self.account);
+        self.account.book(booking);
+        past(&self.account).filter(|_| before.is_none())
     }
 
     /// The next piece of compute that fits: what to hold, and for how many milliseconds.
     ///
     /// # Errors
     /// The [`Excess`] of the limit that nothing more fits.
-    pub fn next_piece(&self, rate: &Rate, now: Timestamp) -> Result<(Decimal, i64), Excess> {
+    pub fn next_piece(&self, payers: &Payers, rate: &Rate, now: Timestamp) -> Result<(Decimal, i64), Excess> {
         let mut slice_ms = MINUTE_MS;
         if let Some(minutes) = self.limits.max_compute_minutes {
             let allowed_ms = minutes.saturating_mul(MINUTE_MS);
@@ -101,7 +107,7 @@ impl Standing {
             slice_ms = slice_ms.min(left_ms);
         }
         let held = cost_of(rate, MINUTE_MS);
-        self.cost_excess(held, now).map_or(Ok((held, slice_ms)), Err)
+        self.cost_excess(payers, held, now).map_or(Ok((held, slice_ms)), Err)
     }
 
     fn compute_excess(&self, minutes: i64) -> Excess {

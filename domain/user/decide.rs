@@ -1,6 +1,8 @@
 //! What may happen to an end user.
 
 use super::State;
+use crate::budget::Budget;
+use crate::command::Person;
 use crate::id::SessionId;
 use crate::session::{Created, Opening};
 use crate::{Aggregate, Event, Facts, Refusal, Subject};
@@ -15,15 +17,28 @@ pub enum Command {
         /// What a new one begins with.
         opening: Opening,
     },
+    /// Set the budget of all their work, or remove it.
+    SetBudget {
+        /// Who they are.
+        person: Person,
+        /// The budget; none removes it.
+        budget: Option<Budget>,
+    },
 }
 
 impl Aggregate for State {
     type Command = Command;
 
     fn decide(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
-        let Command::OpenSession { session_id, opening } = command;
         let Subject::User(user_id) = facts.subject else {
             return Err(Refusal::NotFound(facts.subject));
+        };
+        let (session_id, opening) = match command {
+            Command::OpenSession { session_id, opening } => (session_id, opening),
+            Command::SetBudget { budget, .. } => {
+                let owner = (facts.organization_id, Some(user_id));
+                return Ok(self.purse.replace(owner, budget.as_ref(), facts.now));
+            }
         };
         if let Some(open) = self.newest_open() {
             return Err(Refusal::Existing(Subject::Session(open)));

@@ -1,4 +1,4 @@
-//! An end user of the organization: which sessions are open for them.
+//! An end user of the organization: which sessions are open for them, and what their work may cost.
 
 mod decide;
 #[cfg(test)]
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use decide::Command;
 
 use crate::Event;
+use crate::budget::Purse;
 use crate::id::SessionId;
 
 /// What decisions about an end user stand on.
@@ -16,6 +17,9 @@ use crate::id::SessionId;
 pub struct State {
     /// Sessions that have not been terminated, in the order of their creation.
     open: Vec<SessionId>,
+    /// What all of their work has cost, and their budget.
+    #[serde(default)]
+    purse: Purse,
 }
 
 impl State {
@@ -23,6 +27,12 @@ impl State {
     #[must_use]
     pub fn newest_open(&self) -> Option<SessionId> {
         self.open.last().copied()
+    }
+
+    /// What all of their work has cost, and their budget.
+    #[must_use]
+    pub const fn purse(&self) -> &Purse {
+        &self.purse
     }
 
     fn fold(&mut self, event: &Event) {
@@ -34,7 +44,7 @@ impl State {
                     self.open.remove(index);
                 }
             }
-            _ => {}
+            event => self.purse.fold(event),
         }
     }
 }

@@ -25,6 +25,7 @@ fn facts() -> Facts {
         user: Some(user_id()),
         organization_id: OrganizationId::from_ulid(Ulid::from_parts(1, 7)),
         session: None,
+        payers: crate::budget::Payers::default(),
     }
 }
 

@@ -92,9 +92,9 @@ pub(crate) struct Having<R> {
 
 /// Has a valid key.
 pub(crate) type Visitor = Having<Enter>;
-/// May change keys, providers and rate cards.
+/// May change keys, providers, rate cards and budgets.
 pub(crate) type Administrator = Having<Administer>;
-/// May change what is no key, provider or rate card.
+/// May change what is no key, provider, rate card or budget.
 pub(crate) type Writer = Having<Write>;
 /// May read everything.
 pub(crate) type Reader = Having<Read>;

@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use super::auth::Visitor;
 use super::error::{Envelope, Error, Field};
 use super::v1::{
-    adjustments, agent_stream, agents, definitions, events, exec, limits, providers, secrets, sessions,
-    tasks, usage,
+    adjustments, agent_stream, agents, budgets, definitions, events, exec, limits, providers, secrets,
+    sessions, tasks, usage,
 };
 use super::{Edge, access, health};
 use crate::app::App;
@@ -58,6 +58,7 @@ fn api() -> OpenApiRouter<Edge> {
         .routes(routes!(usage::shares::sessions))
         .routes(routes!(usage::shares::agents))
         .routes(routes!(usage::entries::list))
+        .routes(routes!(budgets::list, budgets::set))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
         .routes(routes!(events::get))

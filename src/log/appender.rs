@@ -213,7 +213,7 @@ impl Appender {
             self.cache.meet(external_id, user_id);
         }
         self.cache.load(self.parts.codec, snapshots, &events).map_err(|error| self.unreadable(&error))?;
-        let besides = decide::wanted_besides(batch, &mut self.cache);
+        let besides = decide::wanted_besides(&self.tenant, batch, &mut self.cache);
         if !besides.is_empty() {
             let (snapshots, events) = append::load(client, self.tenant.id, &besides, SNAPSHOT_FORMAT).await?;
             self.cache.load(self.parts.codec, snapshots, &events).map_err(|error| self.unreadable(&error))?;

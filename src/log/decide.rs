@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use theazo_domain::id::{EventId, RequestId, UserId};
 use theazo_domain::time::Timestamp;
-use theazo_domain::{AggregateState, Event, Facts, Subject};
+use theazo_domain::{AggregateState, Event, Facts, Refusal, Subject};
 
 use super::append::{Head, Kept, Wanted, Writes};
 use super::appender::Pending;
@@ -68,16 +68,14 @@ pub(super) fn wanted(batch: &[Pending], cache: &mut Cache) -> Wanted {
 }
 
 /// What must be read besides, now that the targets are in memory: the states that their decisions stand on too.
-pub(super) fn wanted_besides(batch: &[Pending], cache: &mut Cache) -> Vec<String> {
+pub(super) fn wanted_besides(tenant: &Tenant, batch: &[Pending], cache: &mut Cache) -> Vec<String> {
     let mut wanted = vec![];
     for pending in batch {
         let command = &pending.submission.command;
         let Some(target) = command.target() else { continue };
-        if let Some(witness) = command.witness(cache.state(target))
-            && !cache.knows(witness)
-        {
-            wanted.push(witness.to_string());
-        }
+        let witnesses = command.witnesses(cache.state(target), tenant.organization_id);
+        let unknown = witnesses.into_iter().filter(|witness| !cache.knows(*witness));
+        wanted.extend(unknown.map(|witness| witness.to_string()));
     }
     wanted.sort_unstable();
     wanted.dedup();
@@ -152,13 +150,11 @@ impl<'a> Decider<'a> {
         });
         let subject =
             command.target().or(user.map(Subject::User)).expect("a command has a target or a person");
-        let session =
-            command.witness(self.cache.state(subject)).and_then(|witness| match self.cache.state(witness) {
-                AggregateState::Session(session) => session.standing().cloned(),
-                _ => None,
-            });
         let organization_id = self.tenant.organization_id;
-        let facts = Facts { now: self.now, subject, organization_id, user, session };
+        let mut facts = Facts { user, ..Facts::new(self.now, subject, organization_id) };
+        for witness in command.witnesses(self.cache.state(subject), organization_id) {
+            self.hear(witness, &mut facts)?;
+        }
         let decided = self.cache.state(subject).decide(command, &facts)?;
         let metadata = metadata(submission, once);
         let events: Vec<_> = decided.into_iter().map(|event| self.record(event, &metadata)).collect();
@@ -166,6 +162,23 @@ impl<'a> Decider<'a> {
             self.write_beside(submission, first);
         }
         Ok(Accepted { events, subject, user })
+    }
+
+    /// Takes a witness's state into the facts.
+    fn hear(&mut self, witness: Subject, facts: &mut Facts) -> Result<(), Refusal> {
+        // Nobody can know of what the same batch has just begun; a state that was not loaded must not pass for empty.
+        if !self.cache.knows(witness) {
+            return Err(Refusal::Conflict(format!("{} is being created", facts.subject)));
+        }
+        match self.cache.state(witness) {
+            AggregateState::Session(session) => facts.session = session.standing().cloned(),
+            AggregateState::User(user) => facts.payers.user = user.purse().clone(),
+            AggregateState::Organization(organization) => {
+                facts.payers.organization = organization.purse().clone();
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Gives an event its place in the log and folds it into the states in memory.

@@ -2,6 +2,8 @@
 
 /// Agents and their tasks.
 pub mod agent;
+/// Budgets, and what is held against them.
+pub mod budget;
 /// Agent definitions and their versions.
 pub mod definition;
 /// API keys and whose they are.

@@ -56,6 +56,10 @@ pub struct Usage {
     pub reserved: Decimal,
     /// Charges of lost calls, until they are settled.
     pub unconfirmed: Decimal,
+    /// Settled and unconfirmed charges of the present day in UTC.
+    pub spent_today: Decimal,
+    /// The same of the present month.
+    pub spent_this_month: Decimal,
     /// Compute, in milliseconds.
     pub compute_ms: i64,
     /// Agents that are neither terminated nor failed.
@@ -128,18 +132,25 @@ pub async fn list(
     scope.query(&sql, &parameters).await?.iter().map(session).collect()
 }
 
-/// What a session has used, and its limits; `None` where this tenant has none of this id.
+/// What a session has used by now, and its limits; `None` where this tenant has none of this id.
 ///
 /// # Errors
 /// [`Error`] when the database is away.
-pub async fn usage(scope: Scope<'_>, id: SessionId) -> Result<Option<Usage>, Error> {
+pub async fn usage(scope: Scope<'_>, id: SessionId, now: Timestamp) -> Result<Option<Usage>, Error> {
     let sql = "select s.limits::text, u.cost, u.reserved, u.unconfirmed, u.compute_ms, u.active_agents,
-            u.agents_created, u.model_calls
+            u.agents_created, u.model_calls, p.today, p.month
         from sessions s
         join session_usage u on u.tenant_id = s.tenant_id and u.build = live_build($1, 'session_usage')
           and u.session_id = s.session_id
+        cross join lateral (
+          select coalesce(sum(spent) filter (where day = $3), 0) as today, coalesce(sum(spent), 0) as month
+          from spending where tenant_id = $1 and build = live_build($1, 'spending')
+            and owner = $2 and day >= $4 and day < $5) p
         where s.tenant_id = $1 and s.build = live_build($1, 'sessions') and s.session_id = $2";
-    let Some(row) = scope.query_optional(sql, &[&id.to_string()]).await? else { return Ok(None) };
+    let month = now.day().month_start();
+    let days = [now.day(), month, month.next_month()].map(|day| day.to_string());
+    let parameters: [&(dyn ToSql + Sync); 4] = [&id.to_string(), &days[0], &days[1], &days[2]];
+    let Some(row) = scope.query_optional(sql, &parameters).await? else { return Ok(None) };
     Ok(Some(Usage {
         limits: limits(row.try_get(0)?)?,
         cost: row.try_get(1)?,
@@ -149,6 +160,8 @@ pub async fn usage(scope: Scope<'_>, id: SessionId) -> Result<Option<Usage>, Err
         active_agents: row.try_get(5)?,
         agents_created: row.try_get(6)?,
         model_calls: row.try_get(7)?,
+        spent_today: row.try_get(8)?,
+        spent_this_month: row.try_get(9)?,
     }))
 }
 

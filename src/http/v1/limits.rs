@@ -150,7 +150,7 @@ pub(crate) async fn get(
     reader: Reader,
     Id(id): Id<SessionId>,
 ) -> Result<Json<LimitsInUse>, Error> {
-    let found = read::session::usage(edge.app.log.scope(reader.tenant.id), id).await?;
+    let found = read::session::usage(edge.app.log.scope(reader.tenant.id), id, edge.app.clock.now()).await?;
     found.map(|usage| Json((&usage).into())).ok_or_else(|| missing(id))
 }
 
@@ -167,13 +167,13 @@ pub(crate) async fn change(
     let command = Command::Session(id, session::Command::ChangeLimits(body.into()));
     let submission =
         Submission { command, provenance: writer.provenance(), contents: vec![], sealed: vec![] };
-    let request_id = writer.request_id;
+    let (request_id, now) = (writer.request_id, edge.app.clock.now());
     let answering: Answering = Box::new(move |scope, verdict| {
         Box::pin(async move {
             if let Err(refusal) = verdict {
                 return Ok(refused(refusal, request_id));
             }
-            let usage = read::session::usage(scope, id).await?;
+            let usage = read::session::usage(scope, id, now).await?;
             let usage = usage.ok_or_else(|| database::Error::Row(format!("{id} has no usage")))?;
             Ok(success(StatusCode::OK, &LimitsInUse::from(&usage)))
         })
@@ -190,7 +190,8 @@ pub(crate) async fn usage(
     inspector: Inspector,
     Id(id): Id<SessionId>,
 ) -> Result<Json<SessionUsage>, Error> {
-    let found = read::session::usage(edge.app.log.scope(inspector.tenant.id), id).await?;
+    let found =
+        read::session::usage(edge.app.log.scope(inspector.tenant.id), id, edge.app.clock.now()).await?;
     found.map(|usage| Json((&usage).into())).ok_or_else(|| missing(id))
 }
 
@@ -258,10 +259,16 @@ impl From<&Usage> for SessionUsage {
     }
 }
 
-/// What counts against the limit: settled and unconfirmed charges, and what is reserved for work under way.
+/// What counts against the limit: settled and unconfirmed charges of its period, and what is reserved for work under
+/// way, which counts in every period that it touches.
 fn cost_in_use(CostLimit { amount, currency, period }: CostLimit, usage: &Usage) -> CostInUse {
     let limit = Decimal::new(amount, 2);
-    let used = usage.cost + usage.unconfirmed + usage.reserved;
+    let spent = match period {
+        CostPeriod::Session => usage.cost + usage.unconfirmed,
+        CostPeriod::Day => usage.spent_today,
+        CostPeriod::Month => usage.spent_this_month,
+    };
+    let used = spent + usage.reserved;
     CostInUse {
         limit: CostLimitShown { amount, currency, period, exact: exact(limit) },
         used: usd(used),
@@ -276,7 +283,7 @@ fn count_in_use(limit: i64, used: i64) -> CountInUse {
 }
 
 /// How much of a limit is used. A limit of nothing is used up from the start.
-fn percentage(used: Decimal, limit: Decimal) -> f64 {
+pub(super) fn percentage(used: Decimal, limit: Decimal) -> f64 {
     let hundred = Decimal::ONE_HUNDRED;
     let share = used.checked_mul(hundred).and_then(|used| used.checked_div(limit)).unwrap_or(hundred);
     share.round_dp_with_strategy(2, RoundingStrategy::MidpointNearestEven).to_f64().unwrap_or(100.0)

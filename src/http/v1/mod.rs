@@ -4,6 +4,7 @@ pub(crate) mod adjustments;
 pub(crate) mod agent_config;
 pub(crate) mod agent_stream;
 pub(crate) mod agents;
+pub(crate) mod budgets;
 pub(crate) mod definitions;
 pub(crate) mod events;
 pub(crate) mod exec;

@@ -3,6 +3,7 @@
 mod adjustments;
 mod agents;
 mod billing;
+mod budgets;
 mod definitions;
 mod events;
 mod providers;

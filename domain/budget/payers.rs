@@ -1,0 +1,81 @@
+//! Who pays for the work of a session besides the session itself: its end user and the organization.
+
+use rust_decimal::Decimal;
+
+use super::{Crossing, Overrun, Purse, Scope, ThresholdCrossed};
+use crate::account::Excess;
+use crate::charge::{Booked, Booking, Place};
+use crate::session::{LimitOverrun, Standing};
+use crate::time::Timestamp;
+use crate::{Event, Facts};
+
+/// The purses of an end user and of the organization, as they are when something is decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Payers {
+    /// The end user's.
+    pub user: Purse,
+    /// The organization's.
+    pub organization: Purse,
+}
+
+impl Payers {
+    /// Whether a budget limits what work may cost.
+    #[must_use]
+    pub fn limit_cost(&self) -> bool {
+        self.user.blocking().is_some() || self.organization.blocking().is_some()
+    }
+
+    /// Why so much more does not fit; nothing where it fits both budgets.
+    #[must_use]
+    pub fn excess(&self, requested: Decimal, now: Timestamp) -> Option<Excess> {
+        let of_user = self.user.excess(Scope::User, requested, now);
+        of_user.or_else(|| self.organization.excess(Scope::Organization, requested, now))
+    }
+
+    /// Takes in what an event will book.
+    pub fn book(&mut self, booking: &Booking) {
+        self.user.account.book(booking);
+        self.organization.account.book(booking);
+    }
+
+    fn purses(&mut self) -> [(Scope, &mut Purse); 2] {
+        [(Scope::User, &mut self.user), (Scope::Organization, &mut self.organization)]
+    }
+}
+
+/// What follows from what is booked by a decision: the limits that are past because of it, and the thresholds of
+/// budgets that it crosses. `session` is where the session of the work stood before.
+#[must_use]
+pub fn consequences(events: &[Event], session: Option<&Standing>, facts: &Facts) -> Vec<Event> {
+    let charges =
+        |booked: &Booked<'_>| !(booked.booking.charges.is_empty() && booked.booking.unconfirmed.is_empty());
+    if !events.iter().filter_map(Event::booked).any(|booked| charges(&booked)) {
+        return vec![];
+    }
+    let (mut follow, mut session, mut payers) = (vec![], session.cloned(), facts.payers.clone());
+    for booked in events.iter().filter_map(Event::booked) {
+        let (place, booking) = (booked.place, booked.booking);
+        if let Some(excess) = session.as_mut().and_then(|session| session.overrun(booking, facts.now)) {
+            follow.push(Event::SessionLimitOverrun(LimitOverrun { place, excess }));
+        }
+        for (scope, purse) in payers.purses() {
+            let (overrun, crossings) = purse.take(scope, booking, facts.now);
+            follow.extend(overrun.map(|excess| Event::BudgetOverrun(Overrun { place, excess })));
+            follow.extend(crossings.iter().map(|crossing| told(scope, place, crossing)));
+        }
+    }
+    follow
+}
+
+fn told(scope: Scope, place: Place, crossing: &Crossing) -> Event {
+    Event::BudgetThresholdCrossed(ThresholdCrossed {
+        scope,
+        organization_id: place.organization_id,
+        user_id: (scope == Scope::User).then_some(place.user_id),
+        period: crossing.period,
+        period_start: crossing.start.start(),
+        threshold: crossing.threshold,
+        spent: crossing.spent,
+        limit: crossing.limit,
+    })
+}
