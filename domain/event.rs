@@ -149,6 +149,9 @@ pub enum Event {
     /// A sandbox is no longer ready.
     #[serde(rename = "compute.stopped")]
     ComputeStopped(agent::ComputeStopped),
+    /// A piece of storage was used, or its size has changed.
+    #[serde(rename = "storage.metered")]
+    StorageMetered(agent::StorageMetered),
     /// Credentials of a compute provider were set: never the credentials themselves.
     #[serde(rename = "provider.configured")]
     ProviderConfigured(provider::Configured),
@@ -180,7 +183,7 @@ impl Event {
     pub const FIRST_VERSION: i16 = 1;
 
     /// The type names of every event, in the order of the list.
-    pub const KINDS: [&'static str; 51] = [
+    pub const KINDS: [&'static str; 52] = [
         "organization.created",
         "key.created",
         "key.revoked",
@@ -227,6 +230,7 @@ impl Event {
         "compute.started",
         "compute.ticked",
         "compute.stopped",
+        "storage.metered",
         "provider.configured",
         "provider.verified",
         "provider.default_changed",
@@ -332,6 +336,7 @@ impl Event {
             Self::ComputeStarted(event) => event.place,
             Self::ComputeTicked(event) => event.place,
             Self::ComputeStopped(event) => event.place,
+            Self::StorageMetered(event) => event.place,
             Self::BillingAdjusted(event) => event.place,
             _ => return None,
         })
@@ -370,6 +375,7 @@ impl Event {
             Self::CallLost(event) => &event.booking,
             Self::ComputeTicked(event) => &event.booking,
             Self::ComputeStopped(event) => &event.booking,
+            Self::StorageMetered(event) => &event.booking,
             Self::BillingAdjusted(event) => &event.booking,
             _ => return None,
         };

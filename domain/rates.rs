@@ -14,6 +14,11 @@ const PER_TOKENS: i64 = 1_000_000;
 /// Compute is priced by the minute and metered in milliseconds.
 const PER_MS: i64 = 60_000;
 
+/// Dollars for a gigabyte (10^9 bytes) and month.
+const STORAGE_PER_GB_MONTH: Decimal = Decimal::from_parts(10, 0, 0, false, 2);
+/// Hours of a month, as storage is priced.
+const HOURS_PER_MONTH: i64 = 730;
+
 /// A rate card.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -79,6 +84,14 @@ impl Card {
             cache_write: Price::FREE,
         };
         ModelRates { rate_card: self.version.clone(), prices: Some(prices) }
+    }
+
+    /// What a gigabyte kept for an hour costs: nothing on credentials of the organization's own.
+    #[must_use]
+    pub fn storage(&self, own_credentials: bool) -> Rate {
+        let managed = Price { amount: STORAGE_PER_GB_MONTH, per: HOURS_PER_MONTH };
+        let price = if own_credentials { Price::FREE } else { managed };
+        Rate { price: Some(price), rate_card: self.version.clone() }
     }
 
     /// What a millisecond of a sandbox costs: nothing on credentials of the organization's own.

@@ -197,7 +197,7 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "agents@1",
         "tasks@1",
         "execs@1",
-        "work@1",
+        "work@2",
         "providers@1",
         "ledger@1",
         "usage_totals@1",

@@ -25,6 +25,8 @@ pub mod kind {
     pub const RELEASE: &str = "release";
     /// Measure the compute that an agent uses.
     pub const METER: &str = "meter";
+    /// Charge what an agent keeps: a day is over.
+    pub const STORE: &str = "store";
     /// Close a call to a model that outlived its agent.
     pub const CLOSE_CALL: &str = "close_call";
     /// Close a caller's program that nobody watches any more.
@@ -57,7 +59,7 @@ impl Projection for Work {
     }
 
     fn version(&self) -> i32 {
-        1
+        2
     }
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {
@@ -109,6 +111,10 @@ impl Projection for Work {
             Event::ComputeStarted(event) => todo.put(kind::METER, event.place, None, event.due),
             Event::ComputeTicked(event) => todo.put(kind::METER, event.place, None, event.due),
             Event::ComputeStopped(event) => todo.done(kind::METER, event.place),
+            Event::StorageMetered(event) => match event.due {
+                Some(due) => todo.put(kind::STORE, event.place, None, due),
+                None => todo.done(kind::STORE, event.place),
+            },
             Event::CallSettled(event) if event.late => todo.done(kind::CLOSE_CALL, event.place),
             Event::CallReleased(event) if event.late => todo.done(kind::CLOSE_CALL, event.place),
             Event::CallLost(event) if event.late => todo.done(kind::CLOSE_CALL, event.place),

@@ -31,6 +31,8 @@ pub struct NewAgent {
     pub timeout_s: i64,
     /// What a millisecond of its sandbox costs.
     pub compute: Rate,
+    /// What a gigabyte that it keeps costs an hour.
+    pub storage: Rate,
 }
 
 impl NewAgent {
@@ -45,6 +47,7 @@ impl NewAgent {
             browser: self.browser,
             timeout_s: self.timeout_s,
             compute: self.compute.clone(),
+            storage: Some(self.storage.clone()),
             slice_ms,
             booking,
         })
@@ -66,6 +69,13 @@ pub enum Command {
         /// Bytes that it takes.
         stored_bytes: u64,
     },
+    /// Its workspace was measured.
+    Stored {
+        /// Bytes that it takes.
+        bytes: u64,
+    },
+    /// Charge what it has kept: a day is over.
+    MeterStorage,
     /// Its sandbox is ready again.
     Woken {
         /// How the provider finds it.
@@ -197,6 +207,8 @@ impl Aggregate for State {
             Command::Provisioned { .. }
             | Command::Suspended { .. }
             | Command::Woken { .. }
+            | Command::Stored { .. }
+            | Command::MeterStorage
             | Command::Fail { .. }
             | Command::Released => agent.decide_sandbox(command, facts),
             Command::Run { .. }
@@ -233,16 +245,26 @@ impl Existing {
             Command::Suspended { sandbox, stored_bytes } if matches!(life.sandbox, Sandbox::Ready(_)) => {
                 let late = !matches!(life.pause, Pause::Paused(_));
                 let (sandbox, stored_bytes) = (sandbox.clone(), *stored_bytes);
-                Ok(vec![Event::AgentSuspended(Suspended { place, sandbox, stored_bytes, late })])
+                let mut events =
+                    vec![Event::AgentSuspended(Suspended { place, sandbox, stored_bytes, late })];
+                events.extend(life.ending.is_none().then(|| life.keep(stored_bytes, now)).flatten());
+                Ok(events)
             }
             Command::Woken { sandbox } if matches!(life.sandbox, Sandbox::Asleep(_)) => {
                 let mut events =
                     vec![Event::AgentWoken(Readied { place, sandbox: sandbox.clone(), task_id })];
+                // Nothing is stored but by what is measured from here on.
+                events.extend(life.keep(0, now));
                 if life.ending.is_none() && life.pause == Pause::No && life.lease.is_none() {
                     events.push(life.start_compute(life.held_ms, now));
                 }
                 Ok(events)
             }
+            Command::Stored { bytes } => {
+                let measured = life.ending.is_none() && matches!(life.sandbox, Sandbox::Ready(_));
+                Ok(measured.then(|| life.keep(*bytes, now)).flatten().into_iter().collect())
+            }
+            Command::MeterStorage => Ok(life.meter_storage(now).into_iter().collect()),
             Command::Fail { code, message } if life.ending.is_none() => Ok(life.fail(code, message, now)),
             Command::Released if life.ending.is_some() && life.sandbox != Sandbox::Gone => {
                 Ok(vec![Event::AgentReleased(Released { place })])

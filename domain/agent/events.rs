@@ -30,6 +30,9 @@ pub struct Created {
     pub timeout_s: i64,
     /// What a millisecond of its sandbox costs.
     pub compute: Rate,
+    /// What a gigabyte that it keeps costs an hour; nothing where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Rate>,
     /// Milliseconds of compute that are held ahead.
     pub slice_ms: i64,
     /// Holds the first piece of compute.

@@ -10,7 +10,8 @@ use super::compute::Lease;
 use super::events::{
     Cause, Created, Failed, Failure, PauseRequested, Paused, Resumed, TaskEnded, Terminated,
 };
-use crate::charge::{Booking, Place, Rate};
+use super::storage::Kept;
+use crate::charge::{Booking, Place, Price, Rate};
 use crate::id::TaskId;
 use crate::time::Timestamp;
 use crate::{Event, Refusal};
@@ -125,12 +126,18 @@ pub struct Life {
     pub held_ms: i64,
     /// The compute that it uses, while its sandbox is ready.
     pub lease: Option<Lease>,
+    /// What a gigabyte that it keeps costs an hour.
+    pub storage: Rate,
+    /// What it keeps.
+    pub kept: Option<Kept>,
 }
 
 impl Life {
     /// The life that begins with this event.
     #[must_use]
     pub fn begin(created: &Created) -> Self {
+        // An agent of the time before storage was metered keeps what it keeps for nothing.
+        let free = || Rate { price: Some(Price::FREE), rate_card: created.compute.rate_card.clone() };
         Self {
             place: created.place,
             sandbox: Sandbox::Unmade,
@@ -144,6 +151,8 @@ impl Life {
             held: created.booking.reserved,
             held_ms: created.slice_ms,
             lease: None,
+            storage: created.storage.clone().unwrap_or_else(free),
+            kept: None,
         }
     }
 
@@ -177,6 +186,7 @@ impl Life {
             Event::AgentSuspended(suspended) => self.sandbox = Sandbox::Asleep(suspended.sandbox.clone()),
             Event::AgentFailed(_) => self.end(Ending::Failed),
             Event::AgentTerminated(_) => self.end(Ending::Terminated),
+            Event::StorageMetered(metered) => self.kept = Kept::after(metered),
             Event::AgentReleased(_) => self.sandbox = Sandbox::Gone,
             Event::AgentPauseRequested(requested) => self.pause = Pause::Requested(requested.cause),
             Event::AgentPaused(paused) => self.pause = Pause::Paused(paused.cause),
@@ -305,6 +315,7 @@ impl Life {
             .task
             .map(|task_id| Event::TaskCancelled(TaskEnded { failure: None, ..self.task_ended(task_id) }));
         let mut events: Vec<Event> = cancelled.into_iter().chain(self.stop_compute(now)).collect();
+        events.extend(self.keep(0, now));
         events.push(Event::AgentTerminated(Terminated {
             place: self.place,
             cause,
@@ -319,6 +330,7 @@ impl Life {
     pub fn fail(&self, code: &str, message: &str, now: Timestamp) -> Vec<Event> {
         let failed = self.task.map(|task_id| Event::TaskFailed(self.task_failed(task_id, code, message)));
         let mut events: Vec<Event> = failed.into_iter().chain(self.stop_compute(now)).collect();
+        events.extend(self.keep(0, now));
         events.push(Event::AgentFailed(Failed {
             place: self.place,
             code: code.to_owned(),

@@ -7,6 +7,8 @@ mod decide;
 pub mod events;
 /// An agent's life.
 pub mod life;
+/// Storage, metered.
+pub mod storage;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -18,6 +20,7 @@ pub use compute::{ComputeStarted, ComputeStopped, ComputeTicked};
 pub use decide::{Command, NewAgent};
 pub use events::*;
 pub use life::{Ending, Life, Pause, Sandbox, Status};
+pub use storage::StorageMetered;
 pub use work::{Answer, Opening};
 
 use crate::Event;

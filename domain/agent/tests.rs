@@ -71,6 +71,7 @@ impl World {
             provider: ProviderName::Local,
             browser: false,
             timeout_s: 300,
+            storage: crate::rates::Card::built_in().storage(false),
             compute: Rate {
                 price: Some(Price { amount: Decimal::new(6, 0), per: 60_000 }),
                 rate_card: "1".into(),

@@ -6,7 +6,6 @@ use super::{Adjusted, State};
 use crate::charge::{Booking, Charge, ChargeId, Line, Place};
 use crate::content::ContentRef;
 use crate::id::TaskId;
-use crate::session::LimitOverrun;
 use crate::{Aggregate, Event, Facts, Refusal};
 
 /// What can be asked of the money of an organization.
@@ -73,17 +72,13 @@ impl State {
             line: Line::Adjustment { corrects: *charge_id },
         };
         let booking = Booking { charges: vec![correction], ..Booking::default() };
-        let overrun = facts.session.as_ref().and_then(|session| session.overrun(&booking, facts.now));
-        let adjusted = Event::BillingAdjusted(Adjusted {
+        Ok(vec![Event::BillingAdjusted(Adjusted {
             place: *place,
             task_id: adjusting.task_id,
             model: adjusting.model.clone(),
             category: charge.category,
             reason: adjusting.reason.clone(),
             booking,
-        });
-        let overrun =
-            overrun.map(|excess| Event::SessionLimitOverrun(LimitOverrun { place: *place, excess }));
-        Ok([adjusted].into_iter().chain(overrun).collect())
+        })])
     }
 }

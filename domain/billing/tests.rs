@@ -106,7 +106,8 @@ fn a_correction_that_takes_a_session_past_its_limit_says_so() {
     let standing = session::Standing { status, limits, account, compute_ms: 0, compute_held_ms: 0 };
     let facts = Facts { session: Some(standing), ..facts() };
     let kinds = |amount| {
-        let events = State::default().decide(&adjust(7, charge(5), amount), &facts).unwrap();
+        let command = crate::Command::Billing(adjust(7, charge(5), amount));
+        let events = crate::AggregateState::empty(Subject::Billing).decide(&command, &facts).unwrap();
         events.iter().map(|event| event.write().kind).collect::<Vec<_>>()
     };
     assert_eq!(kinds(cents(11)), ["billing.adjusted", "session.limit_overrun"]);

@@ -66,6 +66,7 @@ fn began(number: u128, provider: ProviderName) -> Event {
         browser: false,
         timeout_s: 300,
         compute: Rate { price: None, rate_card: "1".to_owned() },
+        storage: None,
         slice_ms: 60_000,
         booking: Booking::default(),
     })

@@ -13,6 +13,7 @@ mod vendors;
 
 use std::sync::Arc;
 
+use theazo_domain::agent_config::ProviderName;
 use theazo_domain::id::{AgentId, ExecId, RequestId};
 use theazo_domain::{Command, agent, session};
 use theazo_projections::work::kind;
@@ -188,6 +189,7 @@ impl Desk<'_> {
             kind::WAKE => sandbox::wake(self, agent_id).await,
             kind::RELEASE => sandbox::release(self, agent_id).await,
             kind::METER => self.measure(agent_id, subject).await,
+            kind::STORE => self.charge_storage(agent_id).await,
             kind::RUN => agent_loop::run(self, agent_id).await,
             kind::CLOSE_CALL => {
                 let _ = self.tell(agent_id, agent::Command::CloseCall, vec![]).await?;
@@ -201,8 +203,35 @@ impl Desk<'_> {
         if let Some(work) = read::agent::work(self.scope(), kind::METER, subject).await? {
             let command = Command::Session(work.session_id, session::Command::TickCompute(agent_id));
             let _ = self.execute(command, vec![]).await?;
+            self.measure_storage(agent_id).await?;
         }
         Ok(Done::LetGo)
+    }
+
+    /// Measures the workspace of an agent on this machine, where that costs no call to anybody.
+    async fn measure_storage(self, agent_id: AgentId) -> Result<(), Failure> {
+        let Some(mut agent) = read::agent::get(self.scope(), agent_id).await? else { return Ok(()) };
+        let Some(sandbox) = agent.sandbox.take().filter(|_| agent.provider == ProviderName::Local) else {
+            return Ok(());
+        };
+        let handle = compute::Handle(sandbox);
+        let measured = async { self.compute(&agent).await?.stored_bytes(&handle).await }.await;
+        match measured {
+            Ok(bytes) => {
+                let _ = self.tell(agent_id, agent::Command::Stored { bytes }, vec![]).await?;
+            }
+            // It is measured again with the next piece of compute.
+            Err(error) => tracing::debug!(%error, %agent_id, "a workspace could not be measured"),
+        }
+        Ok(())
+    }
+
+    /// A day is over. Where it is not by the clock of the log, it is tried again a little later.
+    async fn charge_storage(self, agent_id: AgentId) -> Result<Done, Failure> {
+        match self.tell(agent_id, agent::Command::MeterStorage, vec![]).await? {
+            Ok(accepted) if accepted.events.is_empty() => Ok(Done::Later),
+            _ => Ok(Done::LetGo),
+        }
     }
 
     /// A caller's program whose server is gone.

@@ -8,6 +8,7 @@ mod compute;
 mod crash;
 mod feed;
 mod handover;
+mod limits;
 mod log;
 mod manners;
 mod models;

@@ -56,6 +56,7 @@ async fn live_as_an_agent(log: &Arc<Log>, tenant: Tenant, session: SessionId, nu
         provider: ProviderName::Local,
         browser: number.is_multiple_of(2),
         timeout_s: 300,
+        storage: theazo_domain::rates::Card::built_in().storage(false),
         compute: rate,
     };
     let task_id = TaskId::from_ulid(random::ulid(now()));

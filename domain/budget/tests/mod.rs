@@ -139,6 +139,7 @@ impl World {
             provider: ProviderName::Local,
             browser: false,
             timeout_s: 300,
+            storage: crate::rates::Card::built_in().storage(false),
             compute: Rate { price: Some(price), rate_card: "1".into() },
         };
         self.session(number % 3, session::Command::AddAgent(Box::new(new)))

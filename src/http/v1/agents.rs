@@ -156,7 +156,8 @@ async fn set_up(
     // Minutes on credentials of the organization's own count, at price 0.
     let own_credentials = provider != ProviderName::Local && caller.tenant.mode == Mode::Live;
     let compute = rates::Card::built_in().compute(own_credentials);
-    let agent = NewAgent { agent_id, definition, config, provider, browser, timeout_s, compute };
+    let storage = rates::Card::built_in().storage(own_credentials);
+    let agent = NewAgent { agent_id, definition, config, provider, browser, timeout_s, compute, storage };
     Ok((agent, content.into_iter().collect()))
 }
 

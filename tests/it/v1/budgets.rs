@@ -4,6 +4,7 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use theazo::clock::Clock;
 use theazo::random;
+use theazo::runtime::Runtime;
 use theazo_domain::agent::{self, NewAgent};
 use theazo_domain::agent_config::{AgentConfig, ProviderName};
 use theazo_domain::charge::{Price, Rate};
@@ -37,6 +38,7 @@ async fn ready(api: &Api, session: &str) -> AgentId {
         provider: ProviderName::Local,
         browser: false,
         timeout_s: 300,
+        storage: theazo_domain::rates::Card::built_in().storage(false),
         compute: Rate { price: Some(price), rate_card: "1".into() },
     };
     let add = session::Command::AddAgent(Box::new(new));
@@ -220,4 +222,34 @@ async fn a_sessions_limit_is_shown_by_its_period() {
     assert_eq!(used("day").await, "0.025");
     stand_at(&api, before + 2 * 86_400_000);
     assert_eq!((used("day").await.as_str(), used("month").await.as_str()), ("0.00", "0.025"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_agent_keeps_is_charged_at_midnight_by_whichever_server_comes_first() {
+    let site = Site::with_manual_clock().await;
+    let api = site.admin().await;
+    let session = api.session("u").await;
+    let agent_id = ready(&api, &session).await;
+    let asleep = agent::Command::Suspended { sandbox: "asleep".into(), stored_bytes: 73_000_000_000 };
+    for command in [agent::Command::Pause, asleep] {
+        site.execute(api.tenant, Command::Agent(agent_id, command)).await;
+    }
+    // Kept for a day and a quarter; both servers look for work at once.
+    site.clock.advance(30 * 3_600_000);
+    let runtimes = site.servers.each_ref().map(|server| Runtime::new(server.app.clone()));
+    for runtime in runtimes.iter().chain(&runtimes) {
+        runtime.step().await.unwrap();
+    }
+    let kept = wait::until_async("the day to be charged", async || {
+        let path = format!("/v1/events?type=storage.metered&subject={agent_id}");
+        let events = api.get(&path).await.expect(200)["data"].as_array().unwrap().clone();
+        (events.len() == 2).then(|| events[0]["data"].clone())
+    })
+    .await;
+    assert_eq!(kept["due"], "2025-05-03T00:00:00.000Z");
+    // 73 GB at ten cents for 730 hours are a cent an hour: 24 hours of the first day, six of the second.
+    let cost = |index: usize| kept["booking"]["charges"][index]["cost"].as_str().unwrap().to_owned();
+    assert_eq!((cost(0), cost(1)), ("0.24".to_owned(), "0.06".to_owned()));
+    let usage = api.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
+    assert_eq!(usage["cost"]["exact"], "0.30");
 }

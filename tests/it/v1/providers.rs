@@ -336,6 +336,7 @@ async fn a_provider_with_active_agents_stays_and_they_are_named() {
             provider: ProviderName::E2b,
             browser: false,
             timeout_s: 300,
+            storage: theazo_domain::rates::Card::built_in().storage(false),
             compute: Rate { price: None, rate_card: "1".to_owned() },
         };
         let command = session::Command::AddAgent(Box::new(agent));
