@@ -164,6 +164,15 @@ pub enum Event {
     /// A compute provider was removed, with its credentials.
     #[serde(rename = "provider.removed")]
     ProviderRemoved(provider::Removed),
+    /// It became known what a call to a model used whose usage was unconfirmed.
+    #[serde(rename = "model.call_reconciled")]
+    CallReconciled(agent::CallReconciled),
+    /// Usage of a model that had no price was given one.
+    #[serde(rename = "usage.rated")]
+    UsageRated(agent::UsageRated),
+    /// A rate card was imported.
+    #[serde(rename = "rates.imported")]
+    RatesImported(billing::RatesImported),
     /// A charge was corrected.
     #[serde(rename = "billing.adjusted")]
     BillingAdjusted(billing::Adjusted),
@@ -183,7 +192,7 @@ impl Event {
     pub const FIRST_VERSION: i16 = 1;
 
     /// The type names of every event, in the order of the list.
-    pub const KINDS: [&'static str; 52] = [
+    pub const KINDS: [&'static str; 55] = [
         "organization.created",
         "key.created",
         "key.revoked",
@@ -235,6 +244,9 @@ impl Event {
         "provider.verified",
         "provider.default_changed",
         "provider.removed",
+        "model.call_reconciled",
+        "usage.rated",
+        "rates.imported",
         "billing.adjusted",
     ];
 
@@ -280,6 +292,7 @@ impl Event {
             | Self::ProviderVerified(_)
             | Self::ProviderDefaultChanged(_)
             | Self::ProviderRemoved(_) => vec![Subject::Providers],
+            Self::RatesImported(_) => vec![Subject::Billing],
             event => event.subjects_of_work(),
         }
     }
@@ -337,6 +350,8 @@ impl Event {
             Self::ComputeTicked(event) => event.place,
             Self::ComputeStopped(event) => event.place,
             Self::StorageMetered(event) => event.place,
+            Self::CallReconciled(event) => event.place,
+            Self::UsageRated(event) => event.place,
             Self::BillingAdjusted(event) => event.place,
             _ => return None,
         })
@@ -376,6 +391,8 @@ impl Event {
             Self::ComputeTicked(event) => &event.booking,
             Self::ComputeStopped(event) => &event.booking,
             Self::StorageMetered(event) => &event.booking,
+            Self::CallReconciled(event) => &event.booking,
+            Self::UsageRated(event) => &event.booking,
             Self::BillingAdjusted(event) => &event.booking,
             _ => return None,
         };
@@ -384,6 +401,8 @@ impl Event {
             Self::CallSettled(event) => Some(event.model.as_str()),
             Self::CallReleased(event) => Some(event.model.as_str()),
             Self::CallLost(event) => Some(event.model.as_str()),
+            Self::CallReconciled(event) => Some(event.model.as_str()),
+            Self::UsageRated(event) => Some(event.model.as_str()),
             Self::BillingAdjusted(event) => event.model.as_deref(),
             _ => None,
         };

@@ -13,7 +13,7 @@ pub mod agent;
 pub mod agent_config;
 /// Cents for the parts of a total, so that they add up to it.
 pub mod allotment;
-/// The money of an organization as a whole: corrections of charges.
+/// The money of an organization as a whole: rate cards, and corrections of charges.
 pub mod billing;
 /// The bridge that runs these aggregates under cqrs-es: for its test framework, and as the benchmark's baseline.
 #[cfg(any(test, feature = "cqrs-es"))]

@@ -20,11 +20,13 @@ mod keys;
 pub mod ledger;
 mod organization;
 mod providers;
+mod rate_cards;
 mod secrets;
 mod session_usage;
 mod sessions;
 mod spending;
 mod tasks;
+mod unsettled;
 /// What has to happen next.
 pub mod work;
 
@@ -58,7 +60,7 @@ pub trait Projection: Sync {
 }
 
 /// Every projection, in the order in which they are shown.
-pub const ALL: [&dyn Projection; 18] = [
+pub const ALL: [&dyn Projection; 21] = [
     &organization::Organization,
     &keys::Keys,
     &sessions::Sessions,
@@ -77,13 +79,16 @@ pub const ALL: [&dyn Projection; 18] = [
     &ledger::usage::ByAgent,
     &budgets::Budgets,
     &spending::Spending,
+    &rate_cards::RateCards,
+    &unsettled::UnconfirmedCalls,
+    &unsettled::UnratedUsage,
 ];
 
 /// Goes up by one whenever [`ALL`] gains or loses a projection or one of them changes its version.
 ///
 /// A server that meets a higher epoch in a log than its own would leave newer read models behind, so it appends
 /// no more; one that meets a lower epoch rebuilds first.
-pub const EPOCH: i32 = 5;
+pub const EPOCH: i32 = 6;
 
 /// The projection of this name.
 #[must_use]

@@ -205,6 +205,9 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "usage_by_agent@1",
         "budgets@1",
         "spending@1",
+        "rate_cards@1",
+        "unconfirmed_calls@1",
+        "unrated_usage@1",
     ];
-    assert_eq!((EPOCH, set), (5, expected.map(str::to_owned).to_vec()));
+    assert_eq!((EPOCH, set), (6, expected.map(str::to_owned).to_vec()));
 }

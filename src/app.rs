@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use theazo_domain::rates::Card;
 use url::Url;
 
+use crate::cards::Cards;
 use crate::clock::Clock;
-use crate::database::Database;
-use crate::log::Log;
+use crate::database::{self, Database};
+use crate::log::{Log, TenantId};
 use crate::providers::Vendors;
 use crate::providers::client::Clients;
 use crate::providers::compute::Compute;
@@ -34,8 +36,20 @@ pub struct App {
     pub local: Arc<dyn Compute>,
     /// Makes JavaScript of TypeScript.
     pub typescript: Converter,
+    /// The rate cards in force.
+    pub cards: Cards,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// True from when the server is to stop: streams end then, and it says that it is not ready.
     pub stopping: tokio::sync::watch::Sender<bool>,
+}
+
+impl App {
+    /// The rate card that is in force now.
+    ///
+    /// # Errors
+    /// [`database::Error`] when the database is away.
+    pub async fn rates(&self, tenant: TenantId) -> Result<Arc<Card>, database::Error> {
+        self.cards.in_force(&self.log, tenant, self.clock.now()).await
+    }
 }

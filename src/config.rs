@@ -272,6 +272,8 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
 pub const TASK_BYTES: usize = 512 * 1024;
 /// Seconds that a run may take where nobody says.
 pub const RUN_DEFAULT_SECONDS: i64 = 300;
+/// Rate cards whose prices a server keeps.
+pub const KEPT_RATE_CARDS: usize = 256;
 /// How often a run may ask its model.
 pub const TURNS: u32 = 200;
 /// The text of a conversation that a model is given at most: older tasks are left out of it.

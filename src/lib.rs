@@ -4,6 +4,8 @@
 pub mod app;
 /// From nothing to a server that can answer.
 pub mod boot;
+/// The rate card in force.
+pub mod cards;
 /// The command line.
 pub mod cli;
 /// The clock, as a parameter.

@@ -4,10 +4,13 @@
 
 use std::sync::Arc;
 
-use theazo_domain::id::{KeyId, OrganizationId, RequestId};
+use rust_decimal::Decimal;
+use theazo_domain::agent::{ModelRates, Tokens};
+use theazo_domain::id::{AgentId, CallId, KeyId, OrganizationId, RequestId};
 use theazo_domain::key::Role;
 use theazo_domain::organization::{Mode, Plan};
-use theazo_domain::{Command, Refusal, key, organization};
+use theazo_domain::rates::Card;
+use theazo_domain::{Command, Refusal, agent, billing, key, organization};
 
 use crate::boot::{Error, Tools};
 use crate::log::{Accepted, Actor, Provenance, Submission, Tenant, create_tenant};
@@ -91,6 +94,64 @@ pub async fn create_key(
 pub async fn revoke_key(tools: &Tools, actor: Actor, tenant: Tenant, key_id: KeyId) -> Result<bool, Error> {
     let accepted = execute(tools, actor, tenant, Command::Key(key_id, key::Command::Revoke)).await?;
     Ok(!accepted.events.is_empty())
+}
+
+/// Imports a rate card, given with its SHA-256 in hex.
+///
+/// # Errors
+/// [`Error::Refused`] when the rules say no; [`Error`] when the database is away.
+pub async fn import_rates(
+    tools: &Tools,
+    tenant: Tenant,
+    card: Card,
+    sha256: String,
+) -> Result<Accepted, Error> {
+    let command = billing::Command::ImportRates { card: Box::new(card), sha256 };
+    execute(tools, Actor::Operator, tenant, Command::Billing(command)).await
+}
+
+/// Charges what an agent has used of a model that had no price: the sum of it.
+///
+/// # Errors
+/// As [`import_rates`].
+pub async fn rate_usage(
+    tools: &Tools,
+    tenant: Tenant,
+    agent_id: AgentId,
+    (model, rates): (&str, &ModelRates),
+) -> Result<Decimal, Error> {
+    let mut sum = Decimal::ZERO;
+    loop {
+        let command = agent::Command::RateUsage { model: model.to_owned(), rates: rates.clone() };
+        let accepted = execute(tools, Actor::Operator, tenant, Command::Agent(agent_id, command)).await?;
+        if accepted.events.is_empty() {
+            return Ok(sum);
+        }
+        sum += booked(&accepted);
+    }
+}
+
+/// Settles a call whose usage was unconfirmed by what its vendor says: what is charged for it.
+///
+/// # Errors
+/// As [`import_rates`].
+pub async fn reconcile_call(
+    tools: &Tools,
+    tenant: Tenant,
+    (agent_id, call_id): (AgentId, CallId),
+    tokens: Option<Tokens>,
+) -> Result<Decimal, Error> {
+    let command = agent::Command::ReconcileCall { call_id, tokens };
+    Ok(booked(&execute(tools, Actor::Operator, tenant, Command::Agent(agent_id, command)).await?))
+}
+
+fn booked(accepted: &Accepted) -> Decimal {
+    accepted
+        .events
+        .iter()
+        .filter_map(|recorded| recorded.event.booked())
+        .map(|made| made.booking.cost())
+        .sum()
 }
 
 async fn execute(tools: &Tools, actor: Actor, tenant: Tenant, command: Command) -> Result<Accepted, Error> {

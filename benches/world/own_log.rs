@@ -12,6 +12,7 @@ use theazo_domain::command::Person;
 use theazo_domain::id::{OrganizationId, RequestId, SessionId, UserId};
 use theazo_domain::money::Currency;
 use theazo_domain::organization::{self, Mode, Plan};
+use theazo_domain::rates::Card;
 use theazo_domain::session::{self, CostLimit, CostPeriod, Limits, Opening};
 
 use crate::world::World;
@@ -62,7 +63,7 @@ pub(crate) fn session_life() -> (SessionId, [session::Command; 4]) {
     let commands = [
         session::Command::Create(opening),
         session::Command::Pause,
-        session::Command::Resume,
+        session::Command::Resume(Card::built_in().compute_rates()),
         session::Command::Terminate,
     ];
     (session, commands)

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::life::Life;
 use crate::Event;
-use crate::charge::{Booking, Category, Charge, Place, Rate, Unit};
+use crate::charge::{Booking, Category, Charge, Place, Price, Rate, Unit};
+use crate::rates::ComputeRates;
 use crate::time::Timestamp;
 
 /// The longest piece of compute that is held and charged at a time.
@@ -44,6 +45,9 @@ pub struct ComputeTicked {
     pub slice_ms: i64,
     /// When to measure next.
     pub due: Timestamp,
+    /// What a millisecond of the sandbox costs from now on, where that is not what it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     /// Charges the piece, releases what was held for it and holds the next one.
     pub booking: Booking,
 }
@@ -114,9 +118,27 @@ impl Life {
         })
     }
 
-    /// The piece that was used is charged, and the next one held.
+    /// What a millisecond of the sandbox costs from now on. What is held already is charged at the price that it was
+    /// held at: a piece is never dearer than its worst case.
     #[must_use]
-    pub fn tick_compute(&self, (held, slice_ms): (Decimal, i64), now: Timestamp) -> Option<Event> {
+    pub fn rate_of(&self, rates: &ComputeRates) -> Rate {
+        let is_own = self.compute.price == Some(Price::FREE);
+        if is_own { rates.own.clone() } else { rates.managed.clone() }
+    }
+
+    /// The rate, where it is not what it was.
+    pub(super) fn new_rate(&self, rate: &Rate) -> Option<Rate> {
+        (*rate != self.compute).then(|| rate.clone())
+    }
+
+    /// The piece that was used is charged, and the next one held, at this rate.
+    #[must_use]
+    pub fn tick_compute(
+        &self,
+        (held, slice_ms): (Decimal, i64),
+        rate: &Rate,
+        now: Timestamp,
+    ) -> Option<Event> {
         let lease = self.lease.as_ref()?;
         let (_, unwatched_ms) = lease.used_ms(now);
         let mut booking = self.piece(lease, now);
@@ -128,6 +150,7 @@ impl Life {
             unwatched_ms,
             slice_ms,
             due: due(slice_ms, now),
+            rate: self.new_rate(rate),
             booking,
         }))
     }

@@ -4,13 +4,14 @@ use rust_decimal::Decimal;
 
 use super::work::{Answer, Opening};
 use super::{
-    Cause, Created, DefinitionVersion, Existing, LimitReached, Pause, Readied, Released, Sandbox, State,
-    Status, Suspended,
+    Cause, Created, DefinitionVersion, Existing, LimitReached, ModelRates, Pause, Readied, Released, Sandbox,
+    State, Status, Suspended, Tokens,
 };
 use crate::agent_config::{AgentConfig, ProviderName};
 use crate::charge::{Booking, Place, Rate};
 use crate::content::ContentRef;
 use crate::id::{AgentId, CallId, ExecId, TaskId, ToolCallId};
+use crate::rates::ComputeRates;
 use crate::session::Standing;
 use crate::{Aggregate, Event, Facts, Refusal, Subject};
 
@@ -101,8 +102,8 @@ pub enum Command {
     },
     /// Pause; asking twice changes nothing.
     Pause,
-    /// Go on. Only a paused agent can.
-    Resume,
+    /// Go on. Only a paused agent can. Compute is held at these rates, which are in force.
+    Resume(ComputeRates),
     /// End, for good; asking twice changes nothing.
     Terminate,
     /// A worker takes its task.
@@ -129,6 +130,20 @@ pub enum Command {
         reason: String,
         /// The vendor's id of the call.
         vendor_id: Option<String>,
+    },
+    /// It became known what a call used whose usage was unconfirmed.
+    ReconcileCall {
+        /// The call.
+        call_id: CallId,
+        /// What it used; none where its vendor has not billed it.
+        tokens: Option<Tokens>,
+    },
+    /// A model has a price now: its usage that had none is charged.
+    RateUsage {
+        /// The model's id at its vendor's.
+        model: String,
+        /// What it costs.
+        rates: ModelRates,
     },
     /// A call to a model has outlived its agent, and nobody waits for it any more.
     CloseCall,
@@ -213,9 +228,11 @@ impl Aggregate for State {
             | Command::Released => agent.decide_sandbox(command, facts),
             Command::Run { .. }
             | Command::Pause
-            | Command::Resume
+            | Command::Resume(_)
             | Command::Terminate
             | Command::StartExec { .. } => agent.decide_asked(command, facts),
+            Command::ReconcileCall { call_id, tokens } => agent.reconcile(*call_id, *tokens, facts),
+            Command::RateUsage { model, rates } => agent.rate_usage(model, rates, facts),
             _ => agent.decide_work(command, facts),
         }
     }
@@ -281,7 +298,7 @@ impl Existing {
                 None => Ok(life.pause(Cause::Caller, facts.now)),
                 Some(_) => Err(self.conflict()),
             },
-            Command::Resume => self.resume(facts),
+            Command::Resume(rates) => self.resume(rates, facts),
             Command::Terminate => Ok(life.terminate(Cause::Caller, facts.now)),
             Command::Run { task_id, task, unpriced } => {
                 let session = self.may_begin(facts)?;
@@ -316,14 +333,15 @@ impl Existing {
         }
     }
 
-    fn resume(&self, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+    fn resume(&self, rates: &ComputeRates, facts: &Facts) -> Result<Vec<Event>, Refusal> {
         let (life, place) = (&self.life, self.life.place);
         if life.status() != Status::Paused {
             return Err(self.conflict());
         }
         let session = self.active_session(facts)?;
-        match session.next_piece(&facts.payers, &life.compute, facts.now) {
-            Ok(piece) => Ok(life.resume(piece, facts.now)),
+        let rate = life.rate_of(rates);
+        match session.next_piece(&facts.payers, &rate, facts.now) {
+            Ok(piece) => Ok(life.resume(piece, &rate, facts.now)),
             Err(excess) => Ok(vec![session.refused(place, Some(place.agent_id), "resume", excess)]),
         }
     }

@@ -3,9 +3,10 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+use super::prices::{ModelRates, Tokens};
 use crate::account::Excess;
 use crate::agent_config::{AgentConfig, ProviderName};
-use crate::charge::{Booking, Place, Price, Rate};
+use crate::charge::{Booking, Place, Rate};
 use crate::content::ContentRef;
 use crate::id::{CallId, DefinitionId, ExecId, TaskId, ToolCallId};
 use crate::time::Timestamp;
@@ -132,6 +133,9 @@ pub struct Resumed {
     /// Milliseconds of compute that are held ahead.
     #[serde(default)]
     pub slice_ms: i64,
+    /// What a millisecond of its sandbox costs from now on, where that is not what it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     /// Holds the next piece of compute.
     #[serde(default)]
     pub booking: Booking,
@@ -244,47 +248,6 @@ pub struct Failure {
     pub code: String,
     /// For people.
     pub message: String,
-}
-
-/// Prices of a model, of a rate card.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ModelRates {
-    /// The version of the rate card.
-    pub rate_card: String,
-    /// None for a model without a price.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prices: Option<ModelPrices>,
-}
-
-/// Prices of a model's tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ModelPrices {
-    /// Of input.
-    pub input: Price,
-    /// Of output.
-    pub output: Price,
-    /// Of input read from the vendor's cache.
-    pub cache_read: Price,
-    /// Of input written to the vendor's cache.
-    pub cache_write: Price,
-}
-
-/// Tokens that a call to a model used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Tokens {
-    /// Input that was neither read from nor written to a cache.
-    pub input: u64,
-    /// Output.
-    pub output: u64,
-    /// Input read from the vendor's cache.
-    #[serde(default)]
-    pub cache_read: u64,
-    /// Input written to the vendor's cache.
-    #[serde(default)]
-    pub cache_write: u64,
 }
 
 /// A call to a model is about to be made; its worst case is held.

@@ -229,12 +229,14 @@ impl Life {
                 // A pause that is taken back before the sandbox is made leaves what is held for it.
                 self.held += resumed.booking.reserved;
                 self.held_ms += resumed.slice_ms;
+                self.compute = resumed.rate.clone().unwrap_or_else(|| self.compute.clone());
             }
             Event::ComputeStarted(started) => {
                 self.lease = Some(Lease::begin(started, self.held));
                 (self.held, self.held_ms) = (Decimal::ZERO, 0);
             }
             Event::ComputeTicked(ticked) => {
+                self.compute = ticked.rate.clone().unwrap_or_else(|| self.compute.clone());
                 if let Some(lease) = &mut self.lease {
                     lease.tick(ticked);
                 }
@@ -283,13 +285,14 @@ impl Life {
         events
     }
 
-    /// Lets a paused agent go on, with this much held for compute and so many milliseconds of it.
+    /// Lets a paused agent go on, with this much held for compute and so many milliseconds of it, at this rate.
     #[must_use]
-    pub fn resume(&self, (held, slice_ms): (Decimal, i64), now: Timestamp) -> Vec<Event> {
+    pub fn resume(&self, (held, slice_ms): (Decimal, i64), rate: &Rate, now: Timestamp) -> Vec<Event> {
         let asleep = matches!(self.sandbox, Sandbox::Asleep(_));
         let booking = Booking::reserving(held);
         let (place, task_id) = (self.place, self.task);
-        let resumed = Resumed { place, at: now, task_id, asleep, slice_ms, booking };
+        let rate = self.new_rate(rate);
+        let resumed = Resumed { place, at: now, task_id, asleep, slice_ms, rate, booking };
         let mut events = vec![Event::AgentResumed(resumed)];
         if !asleep {
             events.push(self.start_compute(slice_ms, now));
@@ -301,7 +304,7 @@ impl Life {
     #[must_use]
     pub fn unpause(&self, now: Timestamp) -> Vec<Event> {
         let (place, task_id, booking) = (self.place, self.task, Booking::default());
-        let resumed = Resumed { place, at: now, task_id, asleep: false, slice_ms: 0, booking };
+        let resumed = Resumed { place, at: now, task_id, asleep: false, slice_ms: 0, rate: None, booking };
         vec![Event::AgentResumed(resumed)]
     }
 

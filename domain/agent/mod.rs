@@ -5,8 +5,11 @@ pub mod compute;
 mod decide;
 /// What can happen to an agent and its work.
 pub mod events;
+mod later;
 /// An agent's life.
 pub mod life;
+/// What a model's tokens cost.
+pub mod prices;
 /// Storage, metered.
 pub mod storage;
 #[cfg(test)]
@@ -19,7 +22,9 @@ use serde::{Deserialize, Serialize};
 pub use compute::{ComputeStarted, ComputeStopped, ComputeTicked};
 pub use decide::{Command, NewAgent};
 pub use events::*;
+pub use later::{CallReconciled, RATED_AT_ONCE, UsageRated};
 pub use life::{Ending, Life, Pause, Sandbox, Status};
+pub use prices::{LongPrices, ModelPrices, ModelRates, Tokens};
 pub use storage::StorageMetered;
 pub use work::{Answer, Opening};
 
@@ -38,6 +43,7 @@ struct Existing {
     task: Option<Task>,
     call: Option<OpenCall>,
     execs: Vec<ExecId>,
+    later: later::Later,
 }
 
 /// A task that is not finished.
@@ -91,11 +97,13 @@ impl State {
     fn fold(&mut self, event: &Event) {
         if let Event::AgentCreated(created) = event {
             let life = Life::begin(created);
-            self.0 = Some(Existing { life, task: None, call: None, execs: vec![] });
+            let later = later::Later::default();
+            self.0 = Some(Existing { life, task: None, call: None, execs: vec![], later });
             return;
         }
         let Some(agent) = &mut self.0 else { return };
         agent.life.fold(event);
+        agent.later.fold(event, agent.call.as_ref().map(|call| &call.rates));
         agent.fold_call(event);
         agent.fold_task(event);
         match event {

@@ -6,10 +6,9 @@ use super::{
     CallLost, CallOpened, CallReleased, CallSettled, Command, Existing, ModelRates, OpenCall, Pause, Stop,
     Task, TaskClaimed, TaskEnded, Tokens, ToolFinished, ToolStarted,
 };
-use crate::charge::{Booking, Category, Charge, Price, Rate, Unit};
+use crate::charge::Booking;
 use crate::content::ContentRef;
 use crate::id::{CallId, TaskId};
-use crate::time::Timestamp;
 use crate::{Event, Facts, Refusal, Subject};
 
 /// A call to a model that is to be made.
@@ -46,55 +45,6 @@ pub struct Answer {
     pub vendor_id: Option<String>,
     /// Whether this answer is the task's output, unless a pause comes between.
     pub completes: bool,
-}
-
-impl ModelRates {
-    /// What tokens cost at most: input at the dearest of its prices.
-    #[must_use]
-    pub fn worst(&self, tokens: Tokens) -> Decimal {
-        self.charges_at_worst(tokens, Timestamp::default()).iter().map(|charge| charge.cost).sum()
-    }
-
-    fn charges_at_worst(&self, tokens: Tokens, at: Timestamp) -> Vec<Charge> {
-        let dearest = self.prices.map(|prices| {
-            [prices.input, prices.cache_read, prices.cache_write]
-                .into_iter()
-                .max_by(|one, other| one.dearness().cmp(&other.dearness()))
-                .unwrap_or(prices.input)
-        });
-        let input = tokens.input + tokens.cache_read + tokens.cache_write;
-        let output = self.prices.map(|prices| prices.output);
-        self.listed([(input, Unit::InputToken, dearest), (tokens.output, Unit::OutputToken, output)], at)
-    }
-
-    /// The charges of what was used.
-    #[must_use]
-    pub fn charges(&self, tokens: Tokens, at: Timestamp) -> Vec<Charge> {
-        let price = |of: fn(&super::ModelPrices) -> Price| self.prices.as_ref().map(of);
-        self.listed(
-            [
-                (tokens.input, Unit::InputToken, price(|prices| prices.input)),
-                (tokens.output, Unit::OutputToken, price(|prices| prices.output)),
-                (tokens.cache_read, Unit::CacheReadToken, price(|prices| prices.cache_read)),
-                (tokens.cache_write, Unit::CacheWriteToken, price(|prices| prices.cache_write)),
-            ],
-            at,
-        )
-    }
-
-    fn listed<const N: usize>(&self, used: [(u64, Unit, Option<Price>); N], at: Timestamp) -> Vec<Charge> {
-        let charge = |(quantity, unit, price): (u64, Unit, Option<Price>)| {
-            let rate = Rate { price, rate_card: self.rate_card.clone() };
-            Charge::new(at, Category::Model, (Decimal::from(quantity), unit), &rate)
-        };
-        used.into_iter().filter(|(quantity, ..)| *quantity > 0).map(charge).collect()
-    }
-}
-
-impl Price {
-    fn dearness(self) -> Decimal {
-        self.amount / Decimal::from(self.per.max(1))
-    }
 }
 
 impl Existing {

@@ -2,10 +2,11 @@
 
 use rust_decimal::Decimal;
 
-use super::{Adjusted, State};
+use super::{Adjusted, RatesImported, State};
 use crate::charge::{Booking, Charge, ChargeId, Line, Place};
 use crate::content::ContentRef;
 use crate::id::TaskId;
+use crate::rates::Card;
 use crate::{Aggregate, Event, Facts, Refusal};
 
 /// What can be asked of the money of an organization.
@@ -13,6 +14,13 @@ use crate::{Aggregate, Event, Facts, Refusal};
 pub enum Command {
     /// Correct a charge.
     Adjust(Box<Adjusting>),
+    /// Import a rate card. The same card again changes nothing.
+    ImportRates {
+        /// The card.
+        card: Box<Card>,
+        /// Of the card as it was given, in lower-case hex.
+        sha256: String,
+    },
 }
 
 /// How a charge is to be corrected.
@@ -40,6 +48,7 @@ impl Aggregate for State {
     fn decide(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
         match command {
             Command::Adjust(adjusting) => self.adjust(adjusting, facts),
+            Command::ImportRates { card, sha256 } => self.import(card, sha256, facts),
         }
     }
 
@@ -49,6 +58,30 @@ impl Aggregate for State {
 }
 
 impl State {
+    fn import(&self, card: &Card, sha256: &str, facts: &Facts) -> Result<Vec<Event>, Refusal> {
+        let Card { version, effective_from, .. } = card;
+        card.check().map_err(|unusable| Refusal::Conflict(format!("the card cannot be used: {unusable}")))?;
+        if let Some(known) = self.cards.iter().find(|known| known.version == *version) {
+            return if known.sha256 == sha256 {
+                Ok(vec![])
+            } else {
+                Err(Refusal::Conflict(format!("the version {version} is that of another card")))
+            };
+        }
+        if *version == Card::built_in().version {
+            let what = format!("the version {version} is that of the card that the program comes with");
+            return Err(Refusal::Conflict(what));
+        }
+        let effective_from = effective_from.unwrap_or(facts.now);
+        if effective_from < facts.now {
+            // What has been charged since would have been charged at other prices.
+            let what = format!("effectiveFrom {effective_from} is in the past: it is {} now", facts.now);
+            return Err(Refusal::Conflict(what));
+        }
+        let (sha256, card) = (sha256.to_owned(), card.clone());
+        Ok(vec![Event::RatesImported(RatesImported { effective_from, sha256, card })])
+    }
+
     fn adjust(&self, adjusting: &Adjusting, facts: &Facts) -> Result<Vec<Event>, Refusal> {
         let Adjusting { charge_id, charge, place, amount, .. } = adjusting;
         if let Line::Adjustment { corrects } = charge.line {

@@ -1,4 +1,4 @@
-//! What is decided about the money of an organization as a whole: corrections of charges.
+//! What is decided about the money of an organization as a whole: rate cards, and corrections of charges.
 //!
 //! A charge never changes. What was wrong about it is put right by a later event that names it, and that counts at
 //! its own time.
@@ -16,6 +16,8 @@ use crate::Event;
 use crate::charge::{Booking, Category, ChargeId, Line, Place};
 use crate::content::ContentRef;
 use crate::id::TaskId;
+use crate::rates::Card;
+use crate::time::Timestamp;
 
 /// A charge was corrected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,12 +50,33 @@ impl Adjusted {
     }
 }
 
+/// A rate card was imported. The log holds all of it, so that every price can be traced to where it was published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RatesImported {
+    /// From when on it applies.
+    pub effective_from: Timestamp,
+    /// SHA-256 of the card as it was given, in lower-case hex: by which an import of the same card is known.
+    pub sha256: String,
+    /// The card.
+    pub card: Card,
+}
+
+/// A card that was imported, as far as decisions ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Imported {
+    version: String,
+    sha256: String,
+}
+
 /// What decisions about money stand on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
     /// The sum of its corrections, of each charge that has some; in the order of the charges.
     corrections: Vec<(ChargeId, Decimal)>,
+    /// In the order of their imports.
+    cards: Vec<Imported>,
 }
 
 impl State {
@@ -65,6 +88,10 @@ impl State {
     }
 
     fn fold(&mut self, event: &Event) {
+        if let Event::RatesImported(imported) = event {
+            let (version, sha256) = (imported.card.version.clone(), imported.sha256.clone());
+            self.cards.push(Imported { version, sha256 });
+        }
         if let Event::BillingAdjusted(adjusted) = event
             && let Some((charge, amount)) = adjusted.correction()
         {

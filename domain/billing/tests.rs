@@ -137,3 +137,35 @@ proptest! {
         prop_assert_eq!(serde_json::from_str::<State>(&written).unwrap(), state);
     }
 }
+
+fn import(card: Card) -> Command {
+    let sha256 = serde_json::to_string(&card).unwrap();
+    Command::ImportRates { card: Box::new(card), sha256 }
+}
+
+fn card(version: &str) -> Card {
+    Card { version: version.into(), ..(**Card::built_in()).clone() }
+}
+
+#[test]
+fn a_card_is_imported_once_and_applies_from_no_time_that_has_passed() {
+    let at = |millis| Some(Timestamp::from_millis(millis));
+    let mut state = State::default();
+    let events = state.decide(&import(card("mine")), &facts()).unwrap();
+    let [Event::RatesImported(imported)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((imported.effective_from.millis(), &imported.card), (NOW_MS, &card("mine")));
+    assert_eq!(events[0].subjects(), [Subject::Billing]);
+    assert!(events[0].booked().is_none());
+    state.evolve(&events[0]);
+    assert_eq!(state.decide(&import(card("mine")), &facts()), Ok(vec![]));
+    let other = Card { compute_per_minute: Decimal::ONE, ..card("mine") };
+    let late = Card { effective_from: at(NOW_MS - 1), ..card("late") };
+    let own = card(&Card::built_in().version);
+    let unusable = Card { markup_percent: Decimal::NEGATIVE_ONE, ..card("bad") };
+    for wrong in [other, late, own, unusable] {
+        let refused = state.decide(&import(wrong), &facts());
+        assert!(matches!(refused, Err(Refusal::Conflict(_))), "{refused:?}");
+    }
+    let next = Card { effective_from: at(NOW_MS + 1), ..card("next") };
+    assert_eq!(state.decide(&import(next), &facts()).unwrap().len(), 1);
+}

@@ -7,6 +7,7 @@ use crate::account::{Excess, LimitName};
 use crate::agent::{Cause, Life, LimitReached, NewAgent, Pause};
 use crate::charge::{Booking, Place};
 use crate::id::{AgentId, SessionId};
+use crate::rates::ComputeRates;
 use crate::time::Timestamp;
 use crate::{Event, Facts, Refusal, Subject};
 
@@ -51,18 +52,19 @@ impl Existing {
     }
 
     /// Resumes the agents that the session has paused, as many as the limits have room for.
-    pub(super) fn resume_agents(&self, facts: &Facts) -> Vec<Event> {
+    pub(super) fn resume_agents(&self, rates: &ComputeRates, facts: &Facts) -> Vec<Event> {
         let (mut standing, mut payers, now) = (self.standing.clone(), facts.payers.clone(), facts.now);
         let mut events = vec![];
         for life in self.agents.values() {
+            let rate = life.rate_of(rates);
             match life.pause {
                 Pause::Requested(Cause::Session) => events.extend(life.unpause(now)),
-                Pause::Paused(Cause::Session) => match standing.next_piece(&payers, &life.compute, now) {
+                Pause::Paused(Cause::Session) => match standing.next_piece(&payers, &rate, now) {
                     Ok((held, slice_ms)) => {
                         standing.account.book(&Booking::reserving(held));
                         payers.book(&Booking::reserving(held));
                         standing.compute_held_ms += slice_ms;
-                        events.extend(life.resume((held, slice_ms), now));
+                        events.extend(life.resume((held, slice_ms), &rate, now));
                     }
                     Err(excess) => events.push(limit_reached(life, excess)),
                 },
@@ -82,13 +84,14 @@ impl Existing {
     pub(super) fn tick(
         &self,
         session_id: SessionId,
-        agent_id: AgentId,
+        (agent_id, rates): (AgentId, &ComputeRates),
         facts: &Facts,
     ) -> Result<Vec<Event>, Refusal> {
         let now = facts.now;
         let life = self.agents.get(&agent_id).ok_or(Refusal::NotFound(Subject::Agent(agent_id)))?;
+        let rate = life.rate_of(rates);
         let (Some(lease), Some(Event::ComputeTicked(used))) =
-            (&life.lease, life.tick_compute((Decimal::ZERO, 0), now))
+            (&life.lease, life.tick_compute((Decimal::ZERO, 0), &rate, now))
         else {
             return Ok(vec![]);
         };
@@ -98,8 +101,8 @@ impl Existing {
         payers.book(&used.booking);
         standing.compute_ms += used.booking.compute_ms();
         standing.compute_held_ms -= lease.slice_ms;
-        match standing.next_piece(&payers, &life.compute, now) {
-            Ok(piece) => Ok(life.tick_compute(piece, now).into_iter().collect()),
+        match standing.next_piece(&payers, &rate, now) {
+            Ok(piece) => Ok(life.tick_compute(piece, &rate, now).into_iter().collect()),
             // It is to pause already, and waits for what is in flight.
             Err(_) if life.pause != Pause::No => Ok(vec![Event::ComputeTicked(used)]),
             Err(excess) => Ok(self.at_the_limit(session_id, (life, used), excess, now)),

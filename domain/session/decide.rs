@@ -5,6 +5,7 @@ use crate::agent::NewAgent;
 use crate::command::Person;
 use crate::content::ContentRef;
 use crate::id::{AgentId, SessionId};
+use crate::rates::ComputeRates;
 use crate::{Aggregate, Event, Facts, Refusal, Subject, secret};
 
 /// What a session can be asked to do.
@@ -14,8 +15,8 @@ pub enum Command {
     Create(Opening),
     /// Let no work start. A paused session stays as it is.
     Pause,
-    /// Let work start again. Only a paused session can.
-    Resume,
+    /// Let work start again. Only a paused session can. Compute is held at these rates, which are in force.
+    Resume(ComputeRates),
     /// End, for good. Asking twice changes nothing.
     Terminate,
     /// Change some limits.
@@ -24,8 +25,8 @@ pub enum Command {
     Secret(secret::Command),
     /// Make an agent in it.
     AddAgent(Box<NewAgent>),
-    /// Measure the compute that one of its agents has used.
-    TickCompute(AgentId),
+    /// Measure the compute that one of its agents has used, and hold the next piece at these rates, which are in force.
+    TickCompute(AgentId, ComputeRates),
 }
 
 /// What a new session begins with.
@@ -68,16 +69,16 @@ impl Existing {
         let changed = Changed { session_id, user_id: self.user_id };
         let now = facts.now;
         match (self.standing.status, command) {
-            (_, Command::TickCompute(agent_id)) => self.tick(session_id, *agent_id, facts),
+            (_, Command::TickCompute(agent_id, rates)) => self.tick(session_id, (*agent_id, rates), facts),
             (_, Command::AddAgent(agent)) => self.add_agent(session_id, agent, facts),
             (Status::Active, Command::Pause) => {
                 Ok([vec![Event::SessionPaused(changed)], self.pause_agents(now)].concat())
             }
             (Status::Paused, Command::Pause) | (Status::Terminated, Command::Terminate) => Ok(vec![]),
-            (Status::Paused, Command::Resume) => {
-                Ok([vec![Event::SessionResumed(changed)], self.resume_agents(facts)].concat())
+            (Status::Paused, Command::Resume(rates)) => {
+                Ok([vec![Event::SessionResumed(changed)], self.resume_agents(rates, facts)].concat())
             }
-            (Status::Active, Command::Resume) => Err(Refusal::Conflict(format!(
+            (Status::Active, Command::Resume(_)) => Err(Refusal::Conflict(format!(
                 "{session_id} is active; only a paused session can be resumed"
             ))),
             (Status::Active | Status::Paused, Command::Terminate) => {

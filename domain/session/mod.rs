@@ -111,7 +111,7 @@ impl State {
         let session = self.0.as_ref()?;
         let moves = match command {
             Command::AddAgent(_) => true,
-            Command::Pause | Command::Resume | Command::Terminate | Command::TickCompute(_) => {
+            Command::Pause | Command::Resume(_) | Command::Terminate | Command::TickCompute(..) => {
                 !session.agents.is_empty()
             }
             _ => false,

@@ -7,6 +7,7 @@ use crate::bridge::Bridged;
 use crate::command::Person;
 use crate::id::{OrganizationId, UserId};
 use crate::money::Currency;
+use crate::rates::{Card, ComputeRates};
 use crate::time::Timestamp;
 use crate::{Aggregate, Event, Facts, Refusal, Subject};
 
@@ -27,6 +28,10 @@ fn facts() -> Facts {
         session: None,
         payers: crate::budget::Payers::default(),
     }
+}
+
+fn rates() -> ComputeRates {
+    Card::built_in().compute_rates()
 }
 
 fn create() -> Command {
@@ -73,8 +78,12 @@ fn a_session_is_created_once() {
 
 #[test]
 fn nothing_can_be_asked_of_a_session_that_does_not_exist() {
-    let commands =
-        [Command::Pause, Command::Resume, Command::Terminate, Command::ChangeLimits(LimitsPatch::default())];
+    let commands = [
+        Command::Pause,
+        Command::Resume(rates()),
+        Command::Terminate,
+        Command::ChangeLimits(LimitsPatch::default()),
+    ];
     for command in commands {
         given(vec![])
             .when((command, facts()))
@@ -94,11 +103,13 @@ fn only_a_paused_session_resumes() {
     let paused = Event::SessionPaused(changed());
     let resumed = Event::SessionResumed(changed());
     given(vec![created(), paused.clone()])
-        .when((Command::Resume, facts()))
+        .when((Command::Resume(rates()), facts()))
         .then_expect_events(vec![resumed.clone()]);
     let refusal = conflict("is active; only a paused session can be resumed");
-    given(vec![created()]).when((Command::Resume, facts())).then_expect_error(refusal.clone());
-    given(vec![created(), paused, resumed]).when((Command::Resume, facts())).then_expect_error(refusal);
+    given(vec![created()]).when((Command::Resume(rates()), facts())).then_expect_error(refusal.clone());
+    given(vec![created(), paused, resumed])
+        .when((Command::Resume(rates()), facts()))
+        .then_expect_error(refusal);
 }
 
 #[test]
@@ -107,7 +118,7 @@ fn terminating_ends_it_for_good_and_twice_is_fine() {
     given(vec![created()]).when((Command::Terminate, facts())).then_expect_events(vec![ended.clone()]);
     given(vec![created(), ended.clone()]).when((Command::Terminate, facts())).then_expect_events(vec![]);
     let patch = LimitsPatch { max_agents: Some(Some(9)), ..LimitsPatch::default() };
-    for command in [Command::Pause, Command::Resume, Command::ChangeLimits(patch)] {
+    for command in [Command::Pause, Command::Resume(rates()), Command::ChangeLimits(patch)] {
         given(vec![created(), ended.clone()])
             .when((command, facts()))
             .then_expect_error(conflict("is terminated"));
@@ -131,7 +142,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         Just(create()),
         Just(Command::Pause),
-        Just(Command::Resume),
+        Just(Command::Resume(rates())),
         Just(Command::Terminate),
         (0..3_i64).prop_map(|agents| {
             let agents = (agents > 0).then_some(agents);

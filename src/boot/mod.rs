@@ -19,6 +19,7 @@ pub use first::{FILE_NAME as FIRST_KEYS_FILE, FirstKeys};
 pub use site::{DATABASE_NAME, Site};
 
 use crate::app::App;
+use crate::cards::Cards;
 use crate::clock::{Clock, SystemClock};
 use crate::database::{self, Database};
 use crate::log::{Failure, Log};
@@ -161,6 +162,7 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
                 models,
                 local,
                 typescript,
+                cards: Cards::default(),
                 clock,
                 stopping,
             });

@@ -1,5 +1,6 @@
 //! The command line: one file a group of commands.
 
+mod billing;
 mod db;
 mod doctor;
 mod event;
@@ -9,6 +10,8 @@ mod org;
 mod output;
 mod outside;
 mod projection;
+mod rates;
+mod reconcile;
 mod sandbox;
 mod secret;
 mod serve;
@@ -129,6 +132,12 @@ enum Command {
     /// The logs as wholes
     #[command(subcommand)]
     Log(log::Command),
+    /// Rate cards
+    #[command(subcommand)]
+    Rates(rates::Command),
+    /// Money
+    #[command(subcommand)]
+    Billing(billing::Command),
     /// What is sealed
     #[command(subcommand)]
     Secret(secret::Command),
@@ -198,6 +207,9 @@ impl Cli {
             Some(Command::Serve(arguments)) => serve::run(&settings, arguments, output).await,
             Some(Command::Db(command)) => db::run(&settings, command, output).await,
             Some(Command::Doctor(arguments)) => doctor::run(&settings, arguments, output).await,
+            Some(Command::Rates(command)) if command.is_about_the_program() => {
+                Ok(rates::show_built_in(output))
+            }
             Some(command) => with_tools(&settings, command, output).await,
         }
     }
@@ -237,6 +249,8 @@ async fn with_tools(settings: &Settings, command: &Command, output: Output) -> R
                 Command::Key(command) => key::run(&tools, command, output).await,
                 Command::Event(command) => event::run(&tools, command, output).await,
                 Command::Projection(command) => projection::run(&tools, command, output).await,
+                Command::Rates(command) => rates::run(&tools, command, output).await,
+                Command::Billing(command) => billing::run(&tools, command, output).await,
                 Command::Secret(command) => secret::run(&mut tools, command, output).await,
                 Command::Log(command) => log::run(&tools, command, output).await,
                 Command::Serve(_) | Command::Db(_) | Command::Doctor(_) | Command::StripTypes => {

@@ -23,6 +23,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V6__definitions", include_str!("../../migrations/0006_definitions.sql")),
         ("V7__providers", include_str!("../../migrations/0007_providers.sql")),
         ("V8__agents", include_str!("../../migrations/0008_agents.sql")),
+        ("V9__rates", include_str!("../../migrations/0009_rates.sql")),
         ("V10__budgets", include_str!("../../migrations/0010_budgets.sql")),
         ("V11__usage", include_str!("../../migrations/0011_usage.sql")),
     ]

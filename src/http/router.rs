@@ -15,7 +15,7 @@ use super::auth::Visitor;
 use super::error::{Envelope, Error, Field};
 use super::v1::{
     adjustments, agent_stream, agents, budgets, definitions, events, exec, limits, providers, secrets,
-    sessions, tasks, usage,
+    sessions, tasks, unconfirmed, usage,
 };
 use super::{Edge, access, health};
 use crate::app::App;
@@ -59,6 +59,7 @@ fn api() -> OpenApiRouter<Edge> {
         .routes(routes!(usage::shares::agents))
         .routes(routes!(usage::entries::list))
         .routes(routes!(budgets::list, budgets::set))
+        .routes(routes!(unconfirmed::list))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
         .routes(routes!(events::get))

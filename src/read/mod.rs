@@ -12,12 +12,16 @@ pub mod key;
 pub mod person;
 /// Compute providers.
 pub mod provider;
+/// Rate cards, and usage without a price.
+pub mod rates;
 /// What is sealed, as it lies beside the log.
 pub mod sealed;
 /// Secrets: which there are, and what they say to what runs in a session.
 pub mod secret;
 /// Sessions, their limits and what they have used.
 pub mod session;
+/// Calls to models whose usage is unconfirmed.
+pub mod unconfirmed;
 /// Usage and billing.
 pub mod usage;
 

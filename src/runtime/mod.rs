@@ -201,7 +201,9 @@ impl Desk<'_> {
 
     async fn measure(self, agent_id: AgentId, subject: &str) -> Result<Done, Failure> {
         if let Some(work) = read::agent::work(self.scope(), kind::METER, subject).await? {
-            let command = Command::Session(work.session_id, session::Command::TickCompute(agent_id));
+            let rates = self.app.rates(self.tenant.id).await?.compute_rates();
+            let command = session::Command::TickCompute(agent_id, rates);
+            let command = Command::Session(work.session_id, command);
             let _ = self.execute(command, vec![]).await?;
             self.measure_storage(agent_id).await?;
         }

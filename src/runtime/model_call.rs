@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use theazo_domain::Event;
-use theazo_domain::agent::{Answer, Command, ModelRates, Opening, Tokens};
+use theazo_domain::agent::{Answer, Command, Opening, Tokens};
 use theazo_domain::id::CallId;
 use theazo_domain::organization::Mode;
-use theazo_domain::rates;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -37,7 +36,7 @@ impl Run<'_> {
         };
         let prepared = model.prepare(&self.request());
         let call_id = CallId::from_ulid(random::ulid(app.clock.now()));
-        let opening = self.opening(call_id, own_key, &prepared);
+        let opening = self.opening(call_id, own_key, &prepared).await?;
         let Some(events) = self.tell(Command::OpenCall(opening), vec![]).await? else {
             return Ok(Acted::Ended);
         };
@@ -77,11 +76,14 @@ impl Run<'_> {
         tokens.unwrap_or(config::DEFAULT_MAX_TOKENS)
     }
 
-    fn opening(&self, call_id: CallId, own_key: bool, prepared: &Prepared) -> Opening {
+    async fn opening(&self, call_id: CallId, own_key: bool, prepared: &Prepared) -> Result<Opening, Failure> {
         let input = u64::try_from(prepared.body.len()).unwrap_or(u64::MAX);
         let worst_case = Tokens { input, output: u64::from(self.max_tokens()), ..Tokens::default() };
-        let rates = rates_of(&self.model.id, own_key);
-        Opening { epoch: self.epoch, call_id, model: self.model.id.clone(), own_key, worst_case, rates }
+        // What tokens cost: nothing with a key of the organization's own.
+        let card = self.desk.app.rates(self.desk.tenant.id).await?;
+        let rates = if own_key { card.free() } else { card.model(&self.model.id) };
+        let (epoch, model) = (self.epoch, self.model.id.clone());
+        Ok(Opening { epoch, call_id, model, own_key, worst_case, rates })
     }
 
     async fn send(
@@ -207,10 +209,4 @@ fn texts(value: &Value, all: &mut String) {
         Value::Object(fields) => fields.values().for_each(|value| texts(value, all)),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-}
-
-/// What a model's tokens cost: nothing with a key of the organization's own.
-fn rates_of(model: &str, own_key: bool) -> ModelRates {
-    let card = rates::Card::built_in();
-    if own_key { card.free() } else { card.model(model) }
 }

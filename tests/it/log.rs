@@ -7,6 +7,7 @@ use theazo::clock::{ManualClock, SystemClock};
 use theazo::config;
 use theazo::log::read::{self, Filter};
 use theazo::log::{Answer, Answered, Answering, Failure, Log, Once, Tenant, merkle};
+use theazo_domain::rates::Card;
 use theazo_domain::session::Command;
 use theazo_domain::{Event, Refusal, Subject};
 use tokio::task::JoinSet;
@@ -278,7 +279,7 @@ async fn a_long_lived_aggregate_is_loaded_from_its_snapshot() {
     let session = new_session_id();
     log.execute(world.tenant, create(session, "user")).await.unwrap().unwrap();
     for _ in 0..100 {
-        for command in [Command::Pause, Command::Resume] {
+        for command in [Command::Pause, Command::Resume(Card::built_in().compute_rates())] {
             log.execute(world.tenant, ask(session, command)).await.unwrap().unwrap();
         }
     }
@@ -290,11 +291,17 @@ async fn a_long_lived_aggregate_is_loaded_from_its_snapshot() {
     let sql = "delete from event_subjects where subject = $1 and position <= $2";
     superuser.execute(sql, &[&session.to_string(), &position]).await.unwrap();
     let other = world.server();
-    let refused = other.execute(world.tenant, ask(session, Command::Resume)).await.unwrap();
+    let refused = other
+        .execute(world.tenant, ask(session, Command::Resume(Card::built_in().compute_rates())))
+        .await
+        .unwrap();
     assert!(matches!(refused, Err(Refusal::Conflict(_))), "{refused:?}");
     other.execute(world.tenant, ask(session, Command::Pause)).await.unwrap().unwrap();
     // And the first one folds what the other has appended.
-    log.execute(world.tenant, ask(session, Command::Resume)).await.unwrap().unwrap();
+    log.execute(world.tenant, ask(session, Command::Resume(Card::built_in().compute_rates())))
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod manners;
 mod models;
 mod outgoing;
 mod postgres;
+mod rate_cards;
 mod rates;
 mod rebuild;
 mod rotation;

@@ -6,11 +6,13 @@ use rust_decimal::Decimal;
 use theazo::log::rebuild::{self, Report};
 use theazo::log::{Failure, Log, Tenant};
 use theazo::random;
-use theazo_domain::agent;
+use theazo_domain::agent::{self, ModelRates, Tokens};
 use theazo_domain::agent_config::{AgentConfig, ProviderName};
+use theazo_domain::billing;
 use theazo_domain::charge::{Price, Rate};
 use theazo_domain::content::ContentRef;
-use theazo_domain::id::{AgentId, ContentId, ExecId, SessionId, TaskId};
+use theazo_domain::id::{AgentId, CallId, ContentId, ExecId, SessionId, TaskId};
+use theazo_domain::rates::Card;
 use theazo_domain::session::Command;
 use theazo_projections::ALL;
 use tokio::task::JoinSet;
@@ -31,9 +33,15 @@ async fn live_through(log: &Arc<Log>, tenant: Tenant, sessions: usize) {
             if number % 4 < 3 && number % 5 == 0 {
                 live_as_an_agent(&log, tenant, session, number).await;
             }
-            for command in [Command::Pause, Command::Resume, Command::Terminate].into_iter().take(number % 4)
+            for command in
+                [Command::Pause, Command::Resume(Card::built_in().compute_rates()), Command::Terminate]
+                    .into_iter()
+                    .take(number % 4)
             {
                 log.execute(tenant, ask(session, command)).await.unwrap().unwrap();
+            }
+            if number % 100 == 0 {
+                log.execute(tenant, submission(import(number))).await.unwrap().unwrap();
             }
             if number % 8 == 0 {
                 for submission in definition_of_two_versions() {
@@ -43,6 +51,51 @@ async fn live_through(log: &Arc<Log>, tenant: Tenant, sessions: usize) {
         });
     }
     commands.join_all().await;
+}
+
+/// A rate card of its own version.
+fn import(number: usize) -> theazo_domain::Command {
+    let (version, built_in) = (format!("card-{number}"), Card::built_in());
+    let card =
+        Card { version: version.clone(), models: built_in.models[..2].to_vec(), ..(**built_in).clone() };
+    let command = billing::Command::ImportRates { card: Box::new(card), sha256: version };
+    theazo_domain::Command::Billing(command)
+}
+
+/// A call that is answered and has no price, and one that is lost, which becomes known of some.
+fn calls(number: usize, reply: ContentRef) -> Vec<agent::Command> {
+    let [answered, lost] = [(); 2].map(|()| CallId::from_ulid(random::ulid(now())));
+    let tokens = Tokens { input: 10, output: 10, ..Tokens::default() };
+    let open = |call_id| {
+        agent::Command::OpenCall(agent::Opening {
+            epoch: 1,
+            call_id,
+            model: format!("model-{}", number % 3),
+            own_key: false,
+            worst_case: tokens,
+            rates: ModelRates { rate_card: "1".into(), prices: None },
+        })
+    };
+    let answer = agent::Answer {
+        call_id: answered,
+        tokens: Some(tokens),
+        stop: agent::Stop::Complete,
+        reply,
+        tool_calls: 0,
+        vendor_id: None,
+        completes: false,
+    };
+    let reason = "it broke off".to_owned();
+    let mut commands = vec![
+        open(answered),
+        agent::Command::SettleCall(answer),
+        open(lost),
+        agent::Command::LoseCall { call_id: lost, reason, vendor_id: Some("v".to_owned()) },
+    ];
+    if number.is_multiple_of(2) {
+        commands.push(agent::Command::ReconcileCall { call_id: lost, tokens: Some(tokens) });
+    }
+    commands
 }
 
 /// An agent of the session, with a task and a caller's program under way.
@@ -66,12 +119,13 @@ async fn live_as_an_agent(log: &Arc<Log>, tenant: Tenant, session: SessionId, nu
         ContentRef { content_id, sha256: "00".repeat(32) }
     };
     log.execute(tenant, ask(session, Command::AddAgent(Box::new(new)))).await.unwrap().unwrap();
-    for command in [
+    let begin = [
         agent::Command::Provisioned { sandbox: "here".into() },
         agent::Command::Run { task_id, task: reference(), unpriced: false },
         agent::Command::Claim { task_id },
         agent::Command::StartExec { exec_id, language: "bash".into(), code: reference() },
-    ] {
+    ];
+    for command in begin.into_iter().chain(calls(number, reference())) {
         log.execute(tenant, submission(theazo_domain::Command::Agent(agent_id, command)))
             .await
             .unwrap()

@@ -8,7 +8,7 @@ use crate::agent_config::{AgentConfig, ProviderName};
 use crate::charge::Price;
 use crate::command::Person;
 use crate::id::{AgentId, OrganizationId, SessionId, UserId};
-use crate::rates::Card;
+use crate::rates::{Card, ComputeRates};
 use crate::session::{self, Limits};
 use crate::{Aggregate, Facts, Refusal, Subject};
 
@@ -106,7 +106,7 @@ fn a_snapshot_is_charged_from_sleep_to_waking_and_each_day_by_itself() {
     assert_eq!(world.due.unwrap().to_string(), "2025-05-03T00:00:00.000Z");
     assert_eq!(world.tell(&Command::MeterStorage), Ok(vec![]), "the day is not over");
     world.now_ms += 3_600_000;
-    world.tell(&Command::Resume).unwrap();
+    world.tell(&Command::Resume(rates())).unwrap();
     world.tell(&Command::Woken { sandbox: "here".into() }).unwrap();
     assert_eq!(world.charged()[2..], [at("2025-05-02T02:00:00.000Z", 2)]);
     assert_eq!(world.due, None);
@@ -137,11 +137,17 @@ fn a_session_that_ends_charges_what_its_agents_keep() {
     assert_eq!(world.tell(&Command::Stored { bytes: 1 }), Ok(vec![]), "what has ended keeps nothing");
 }
 
+/// Compute costs nothing here.
+fn rates() -> ComputeRates {
+    let own = Card::built_in().compute_rates().own;
+    ComputeRates { managed: own.clone(), own }
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let bytes = || prop_oneof![Just(0_u64), 1..5_000_u64, 0..2_000 * GB];
     prop_oneof![
         2 => Just(Command::Pause),
-        2 => Just(Command::Resume),
+        2 => Just(Command::Resume(rates())),
         3 => bytes().prop_map(|bytes| Command::Suspended { sandbox: "asleep".into(), stored_bytes: bytes }),
         3 => Just(Command::Woken { sandbox: "here".into() }),
         3 => bytes().prop_map(|bytes| Command::Stored { bytes }),

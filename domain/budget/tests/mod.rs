@@ -17,6 +17,7 @@ use crate::content::ContentRef;
 use crate::id::{AgentId, CallId, ContentId, SessionId, TaskId};
 use crate::money::Currency;
 use crate::organization::{self, Mode, Plan};
+use crate::rates::ComputeRates;
 use crate::session::{self, Limits, LimitsPatch};
 use crate::{AggregateState, Command, Facts, Refusal, Subject, user};
 
@@ -64,6 +65,13 @@ struct World {
     now_ms: i64,
     log: Vec<(Timestamp, Event)>,
     calls: u64,
+}
+
+/// Ten cents a minute.
+fn rates() -> ComputeRates {
+    let price = Price { amount: Decimal::new(10, 2), per: 60_000 };
+    let managed = Rate { price: Some(price), rate_card: "1".into() };
+    ComputeRates { own: managed.clone(), managed }
 }
 
 impl World {
@@ -131,7 +139,6 @@ impl World {
 
     /// An agent whose minute costs ten cents.
     fn add_agent(&mut self, number: u64) -> Result<Vec<Event>, Refusal> {
-        let price = Price { amount: Decimal::new(10, 2), per: 60_000 };
         let new = NewAgent {
             agent_id: agent_id(number),
             definition: None,
@@ -140,7 +147,7 @@ impl World {
             browser: false,
             timeout_s: 300,
             storage: crate::rates::Card::built_in().storage(false),
-            compute: Rate { price: Some(price), rate_card: "1".into() },
+            compute: rates().managed,
         };
         self.session(number % 3, session::Command::AddAgent(Box::new(new)))
     }
@@ -165,7 +172,8 @@ impl World {
     fn open(&mut self, number: u64, epoch: u64) -> Result<Vec<Event>, Refusal> {
         self.calls += 1;
         let cent = Price { amount: Decimal::new(1, 2), per: 1 };
-        let prices = ModelPrices { input: cent, output: cent, cache_read: cent, cache_write: cent };
+        let prices =
+            ModelPrices { input: cent, output: cent, cache_read: cent, cache_write: cent, long: None };
         let opening = Opening {
             epoch,
             call_id: CallId::from_ulid(ulid(self.calls)),

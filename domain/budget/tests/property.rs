@@ -39,13 +39,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => agent().prop_map(Step::Lose),
         3 => agent().prop_map(Step::Tick),
         1 => agent().prop_map(|agent| Step::Tell(agent, agent::Command::Pause)),
-        2 => agent().prop_map(|agent| Step::Tell(agent, agent::Command::Resume)),
+        2 => agent().prop_map(|agent| Step::Tell(agent, agent::Command::Resume(rates()))),
         2 => agent().prop_map(|agent| Step::Tell(agent, agent::Command::Provisioned { sandbox: "here".into() })),
         1 => agent().prop_map(|agent| Step::Tell(agent, agent::Command::Terminate)),
         1 => agent().prop_map(|agent| Step::Tell(agent, agent::Command::Suspended { sandbox: "asleep".into(), stored_bytes: 1_000_000_000 })),
         1 => agent().prop_map(|agent| Step::Tell(agent, agent::Command::Woken { sandbox: "here".into() })),
         1 => (0..3_u64).prop_map(|number| Step::Session(number, session::Command::Pause)),
-        1 => (0..3_u64).prop_map(|number| Step::Session(number, session::Command::Resume)),
+        1 => (0..3_u64).prop_map(|number| Step::Session(number, session::Command::Resume(rates()))),
     ]
 }
 
@@ -102,7 +102,9 @@ impl World {
                 }
                 None => Ok(vec![]),
             },
-            Step::Tick(number) => self.session(number % 3, session::Command::TickCompute(agent_id(number))),
+            Step::Tick(number) => {
+                self.session(number % 3, session::Command::TickCompute(agent_id(number), rates()))
+            }
             Step::Tell(number, command) => self.tell(number, command),
             Step::Session(number, command) => self.session(number, command),
         };

@@ -32,7 +32,7 @@ fn work_of_all_sessions_of_a_user_must_fit_the_users_budget() {
     assert_eq!(kinds(&world.open(2, 1).unwrap()), ["model.call_opened"]);
     // Raising the budget lets a resume go on.
     world.budget(Some(0), Some(budget(1_000, CostPeriod::Day)));
-    assert_eq!(kinds(&world.tell(1, agent::Command::Resume).unwrap())[0], "agent.resumed");
+    assert_eq!(kinds(&world.tell(1, agent::Command::Resume(rates())).unwrap())[0], "agent.resumed");
 }
 
 #[test]
@@ -123,12 +123,12 @@ fn a_piece_of_compute_that_spans_midnight_counts_on_both_days() {
     world.budget(Some(0), Some(Budget { action: Action::Notify, ..budget(10, CostPeriod::Day) }));
     world.now_ms = START_MS + 90_000;
     for number in [0, 1] {
-        world.session(number, session::Command::TickCompute(agent_id(number))).unwrap();
+        world.session(number, session::Command::TickCompute(agent_id(number), rates())).unwrap();
     }
     world.now_ms = START_MS + 140_000;
     // The account of the other session has moved on to the new day before.
-    world.session(1, session::Command::TickCompute(agent_id(1))).unwrap();
-    world.session(0, session::Command::TickCompute(agent_id(0))).unwrap();
+    world.session(1, session::Command::TickCompute(agent_id(1), rates())).unwrap();
+    world.session(0, session::Command::TickCompute(agent_id(0), rates())).unwrap();
     for (millis, period) in [
         (START_MS + 100_000, CostPeriod::Day),
         (START_MS + 130_000, CostPeriod::Day),
@@ -152,7 +152,7 @@ fn a_pause_that_is_taken_back_before_the_sandbox_is_made_loses_nothing_that_is_h
     let held = |world: &World| {
         world.told(Subject::Session(session_id(0)), CostPeriod::Session, world.now(), world.log.len()).1
     };
-    for command in [session::Command::Pause, session::Command::Resume] {
+    for command in [session::Command::Pause, session::Command::Resume(rates())] {
         world.session(0, command).unwrap();
     }
     assert_eq!(held(&world), Decimal::new(20, 2));
@@ -167,7 +167,7 @@ fn an_agent_that_pauses_before_it_was_woken_holds_nothing() {
     world.tell(0, agent::Command::Pause).unwrap();
     world.tell(0, agent::Command::Suspended { sandbox: "asleep".into(), stored_bytes: 1 }).unwrap();
     for _ in 0..2 {
-        world.tell(0, agent::Command::Resume).unwrap();
+        world.tell(0, agent::Command::Resume(rates())).unwrap();
         let events = world.tell(0, agent::Command::Pause).unwrap();
         assert_eq!(kinds(&events), ["agent.paused", "compute.stopped"]);
         let (_, held) =

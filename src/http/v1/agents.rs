@@ -12,7 +12,7 @@ use theazo_domain::definition::Status as DefinitionStatus;
 use theazo_domain::id::{AgentId, DefinitionId, SessionId, TaskId};
 use theazo_domain::organization::Mode;
 use theazo_domain::time::Timestamp;
-use theazo_domain::{Command, Refusal, Subject, rates, session};
+use theazo_domain::{Command, Refusal, Subject, session};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
@@ -155,8 +155,8 @@ async fn set_up(
     let timeout_s = body.timeout.or(compute.timeout).unwrap_or(config::RUN_DEFAULT_SECONDS);
     // Minutes on credentials of the organization's own count, at price 0.
     let own_credentials = provider != ProviderName::Local && caller.tenant.mode == Mode::Live;
-    let compute = rates::Card::built_in().compute(own_credentials);
-    let storage = rates::Card::built_in().storage(own_credentials);
+    let card = edge.app.rates(caller.tenant.id).await?;
+    let (compute, storage) = (card.compute(own_credentials), card.storage(own_credentials));
     let agent = NewAgent { agent_id, definition, config, provider, browser, timeout_s, compute, storage };
     Ok((agent, content.into_iter().collect()))
 }
@@ -288,7 +288,8 @@ pub(crate) async fn resume(
     Id(id): Id<AgentId>,
     Optional { request, .. }: Optional<Nothing>,
 ) -> Result<Response, Error> {
-    ask(&edge, &writer, &request, (id, agent::Command::Resume)).await
+    let rates = edge.app.rates(writer.tenant.id).await?.compute_rates();
+    ask(&edge, &writer, &request, (id, agent::Command::Resume(rates))).await
 }
 
 /// Ends an agent, for good: its sandbox and snapshots are deleted. Terminating a terminated one changes nothing.

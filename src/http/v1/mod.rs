@@ -14,6 +14,7 @@ pub(crate) mod providers;
 pub(crate) mod secrets;
 pub(crate) mod sessions;
 pub(crate) mod tasks;
+pub(crate) mod unconfirmed;
 pub(crate) mod usage;
 
 use serde::Serialize;

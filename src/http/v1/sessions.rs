@@ -182,7 +182,8 @@ pub(crate) async fn resume(
     Id(id): Id<SessionId>,
     Optional { request, .. }: Optional<Nothing>,
 ) -> Result<Response, Error> {
-    change(&edge, &writer, &request, id, session::Command::Resume).await
+    let rates = edge.app.rates(writer.tenant.id).await?.compute_rates();
+    change(&edge, &writer, &request, id, session::Command::Resume(rates)).await
 }
 
 /// Ends a session, for good. Terminating a terminated one changes nothing.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use theazo_domain::id::{AgentId, SessionId, TaskId};
 use theazo_domain::time::Timestamp;
-use theazo_domain::{Command, Refusal, Subject, agent, rates};
+use theazo_domain::{Command, Refusal, Subject, agent};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
@@ -119,7 +119,7 @@ async fn is_unpriced(edge: &Edge, writer: &Writer, agent_id: AgentId) -> Result<
     let agent = agent.ok_or_else(|| missing(agent_id))?;
     let own = agent.config.model.as_ref().map(|model| model.id.as_str());
     let model = own.unwrap_or_else(|| edge.app.models.default_model());
-    Ok(rates::Card::built_in().model(model).prices.is_none())
+    Ok(edge.app.rates(writer.tenant.id).await?.model(model).prices.is_none())
 }
 
 /// Lists the tasks of an agent, newest first.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use theazo::app::App;
+use theazo::cards::Cards;
 use theazo::clock::{Clock, ManualClock, SystemClock};
 use theazo::database::{Database, connector, migrate};
 use theazo::keys::{self, Secret};
@@ -259,6 +260,7 @@ fn server(login: &Config, clock: &Arc<dyn Clock>, outside: &Outside) -> Server {
         models,
         local: Arc::clone(&outside.local),
         typescript: Converter::of(env!("CARGO_BIN_EXE_theazo").into()),
+        cards: Cards::default(),
         clock,
         stopping,
     });

@@ -11,6 +11,7 @@ use theazo_domain::charge::{Price, Rate};
 use theazo_domain::id::AgentId;
 use theazo_domain::key::Role;
 use theazo_domain::organization::Mode;
+use theazo_domain::rates::{Card, ComputeRates};
 use theazo_domain::{Command, session};
 
 use crate::support::api::Api;
@@ -27,10 +28,16 @@ async fn listed(api: &Api) -> Vec<Value> {
     api.get(PATH).await.expect(200)["data"].as_array().unwrap().clone()
 }
 
+/// Ten cents a minute.
+fn rates() -> ComputeRates {
+    let price = Price { amount: Decimal::new(10, 2), per: 60_000 };
+    let managed = Rate { price: Some(price), rate_card: "1".into() };
+    ComputeRates { own: managed.clone(), managed }
+}
+
 /// An agent that is ready, whose minute costs ten cents; decided without a worker.
 async fn ready(api: &Api, session: &str) -> AgentId {
     let agent_id = AgentId::from_ulid(random::ulid(api.site.clock.now()));
-    let price = Price { amount: Decimal::new(10, 2), per: 60_000 };
     let new = NewAgent {
         agent_id,
         definition: None,
@@ -38,8 +45,8 @@ async fn ready(api: &Api, session: &str) -> AgentId {
         provider: ProviderName::Local,
         browser: false,
         timeout_s: 300,
-        storage: theazo_domain::rates::Card::built_in().storage(false),
-        compute: Rate { price: Some(price), rate_card: "1".into() },
+        storage: Card::built_in().storage(false),
+        compute: rates().managed,
     };
     let add = session::Command::AddAgent(Box::new(new));
     api.site.execute(api.tenant, Command::Session(session.parse().unwrap(), add)).await;
@@ -54,7 +61,7 @@ fn stand_at(api: &Api, millis: i64) {
 }
 
 async fn tick(api: &Api, session: &str, agent_id: AgentId) {
-    let tick = session::Command::TickCompute(agent_id);
+    let tick = session::Command::TickCompute(agent_id, rates());
     api.site.execute(api.tenant, Command::Session(session.parse().unwrap(), tick)).await;
 }
 

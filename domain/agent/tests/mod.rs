@@ -1,3 +1,5 @@
+mod later;
+
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 use ulid::Ulid;
@@ -9,6 +11,7 @@ use crate::command::Person;
 use crate::content::ContentRef;
 use crate::id::{AgentId, ContentId, OrganizationId, SessionId, UserId};
 use crate::money::Currency;
+use crate::rates::{Card, ComputeRates};
 use crate::session::{self, CostLimit, CostPeriod, Limits, Opening as SessionOpening};
 use crate::time::Timestamp;
 use crate::{Aggregate, Event, Facts, Refusal, Subject};
@@ -44,6 +47,13 @@ fn price(cents: i64) -> Price {
     Price { amount: Decimal::new(cents, 2), per: 1 }
 }
 
+/// 6 dollars a minute.
+fn compute_rates() -> ComputeRates {
+    let price = Some(Price { amount: Decimal::from(6), per: 60_000 });
+    let managed = Rate { price, rate_card: "1".into() };
+    ComputeRates { managed, ..Card::built_in().compute_rates() }
+}
+
 /// A session and an agent of it, as an appender has them.
 struct World {
     session: session::State,
@@ -55,6 +65,13 @@ struct World {
 impl World {
     /// A session with an agent whose sandbox is ready.
     fn ready(limits: Limits) -> Self {
+        let mut world = Self::unready(limits);
+        world.tell(&Command::Provisioned { sandbox: "here".into() }).unwrap();
+        world
+    }
+
+    /// A session with an agent whose sandbox is being made.
+    fn unready(limits: Limits) -> Self {
         let mut world = Self {
             session: session::State::default(),
             agent: State::default(),
@@ -71,14 +88,10 @@ impl World {
             provider: ProviderName::Local,
             browser: false,
             timeout_s: 300,
-            storage: crate::rates::Card::built_in().storage(false),
-            compute: Rate {
-                price: Some(Price { amount: Decimal::new(6, 0), per: 60_000 }),
-                rate_card: "1".into(),
-            },
+            storage: Card::built_in().storage(false),
+            compute: compute_rates().managed,
         };
         world.ask(&session::Command::AddAgent(Box::new(new))).unwrap();
-        world.tell(&Command::Provisioned { sandbox: "here".into() }).unwrap();
         world
     }
 
@@ -138,8 +151,13 @@ fn run(number: u64) -> Command {
 
 /// A call that holds 10 input and 10 output tokens at a cent each: 20 cents.
 fn open(epoch: u64, number: u64) -> Command {
-    let prices =
-        ModelPrices { input: price(1), output: price(1), cache_read: price(1), cache_write: price(1) };
+    let prices = ModelPrices {
+        input: price(1),
+        output: price(1),
+        cache_read: price(1),
+        cache_write: price(1),
+        long: None,
+    };
     Command::OpenCall(Opening {
         epoch,
         call_id: call_id(number),
@@ -245,13 +263,13 @@ fn a_pause_waits_for_what_is_in_flight_and_the_task_stays_open() {
     assert_eq!(kinds(&world.tell(&Command::Pause).unwrap()), ["agent.pause_requested"]);
     assert_eq!(world.status(), Status::Pausing);
     assert_eq!(world.tell(&Command::Pause), Ok(vec![]));
-    assert!(world.tell(&Command::Resume).is_err());
+    assert!(world.tell(&Command::Resume(compute_rates())).is_err());
     world.now_ms += 30_000;
     let events = world.tell(&finish_tool(epoch, 1)).unwrap();
     assert_eq!(kinds(&events), ["tool.finished", "agent.paused", "compute.stopped"]);
     assert_eq!(world.account().reserved(), Decimal::ZERO);
     assert!(world.tell(&open(epoch, 1)).is_err() && world.claim(1).is_none());
-    let events = world.tell(&Command::Resume).unwrap();
+    let events = world.tell(&Command::Resume(compute_rates())).unwrap();
     assert_eq!(kinds(&events), ["agent.resumed", "compute.started"]);
     assert_eq!(world.claim(1), Some(epoch + 1));
 }
@@ -271,9 +289,9 @@ fn work_that_does_not_fit_pauses_the_agent_and_new_work_is_refused() {
 fn compute_is_charged_to_the_millisecond_and_split_at_midnight() {
     let mut world = World::ready(Limits::default());
     world.now_ms += 45_000;
-    world.ask(&session::Command::TickCompute(agent_id())).unwrap();
+    world.ask(&session::Command::TickCompute(agent_id(), compute_rates())).unwrap();
     world.now_ms += 30_000;
-    let events = world.ask(&session::Command::TickCompute(agent_id())).unwrap();
+    let events = world.ask(&session::Command::TickCompute(agent_id(), compute_rates())).unwrap();
     let Event::ComputeTicked(ticked) = &events[0] else { panic!("{events:?}") };
     let parts: Vec<_> =
         ticked.booking.charges.iter().map(|charge| (charge.at.to_string(), charge.quantity)).collect();
@@ -302,9 +320,9 @@ fn minutes_of_compute_pause_the_session_at_their_limit() {
     let limits = Limits { max_compute_minutes: Some(1), ..Limits::default() };
     let mut world = World::ready(limits);
     world.now_ms += 45_000;
-    world.ask(&session::Command::TickCompute(agent_id())).unwrap();
+    world.ask(&session::Command::TickCompute(agent_id(), compute_rates())).unwrap();
     world.now_ms += 15_000;
-    let events = world.ask(&session::Command::TickCompute(agent_id())).unwrap();
+    let events = world.ask(&session::Command::TickCompute(agent_id(), compute_rates())).unwrap();
     let expected = ["agent.limit_reached", "session.paused", "agent.paused", "compute.stopped"];
     assert_eq!(kinds(&events), expected);
     assert_eq!(world.session.standing().unwrap().compute_ms, 60_000);
@@ -330,7 +348,7 @@ fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         number.clone().prop_map(run),
         Just(Command::Pause),
-        Just(Command::Resume),
+        Just(Command::Resume(compute_rates())),
         number.clone().prop_map(|task| Command::Claim { task_id: task_id(task) }),
         (0..4_u64, number.clone()).prop_map(|(epoch, call)| open(epoch, call)),
         (number.clone(), 0..40_u64, any::<bool>())
@@ -361,7 +379,7 @@ proptest! {
         for (command, wait_ms, tick) in steps {
             world.now_ms += wait_ms;
             if tick {
-                let _ = world.ask(&session::Command::TickCompute(agent_id()));
+                let _ = world.ask(&session::Command::TickCompute(agent_id(), compute_rates()));
             }
             let begun = world.tell(&command).unwrap_or_default();
             let now = Timestamp::from_millis(world.now_ms);
@@ -377,7 +395,7 @@ proptest! {
         prop_assert_eq!(world.account().reserved(), Decimal::ZERO);
         prop_assert_eq!(world.session.standing().unwrap().compute_held_ms, 0);
         // What has ended takes no work.
-        prop_assert!(world.tell(&run(7)).is_err() && world.tell(&Command::Resume).is_err());
+        prop_assert!(world.tell(&run(7)).is_err() && world.tell(&Command::Resume(compute_rates())).is_err());
         prop_assert_eq!(world.tell(&Command::Terminate), Ok(vec![]));
         // Folding the log anew gives the same states.
         let (mut session, mut agent) = (session::State::default(), State::default());

@@ -1,0 +1,205 @@
+//! Rate cards: which is in force, what it prices, and what becomes of usage that it does not.
+
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+use theazo::read;
+use theazo_domain::agent::{self, Tokens};
+use theazo_domain::key::Role;
+use theazo_domain::organization::Mode;
+use theazo_domain::rates::{Card, Listed};
+use theazo_domain::time::Timestamp;
+use theazo_domain::{Command, billing};
+
+use crate::support::api::Api;
+use crate::support::cluster::Scratch;
+use crate::support::models::{Answer, Delivery, End, ModelServer, Turn};
+use crate::support::server::{Server, json as answer, run as program};
+use crate::support::site::Site;
+use crate::support::wait;
+
+/// A card with one model, at 1 dollar a million tokens of any kind and with no markup.
+fn card(version: &str, model: &str) -> Card {
+    let built_in = Card::built_in();
+    let one = Decimal::ONE;
+    let (id, vendor, long_context) = (model.to_owned(), "example".to_owned(), None);
+    let source = "https://example.com/prices".to_owned();
+    let date = built_in.models[0].date;
+    let (input, output, cache_read, cache_write) = (one, one, one, one);
+    let listed =
+        Listed { id, vendor, input, output, cache_read, cache_write, long_context, source, date, note: None };
+    let (version, markup_percent, models) = (version.to_owned(), Decimal::ZERO, vec![listed]);
+    Card { version, markup_percent, models, ..(**built_in).clone() }
+}
+
+async fn import(api: &Api, card: Card) {
+    let sha256 = card.version.clone();
+    let command = Command::Billing(billing::Command::ImportRates { card: Box::new(card), sha256 });
+    api.site.execute(api.tenant, command).await;
+}
+
+async fn tell(api: &Api, agent: &str, command: agent::Command) {
+    api.site.execute(api.tenant, Command::Agent(agent.parse().unwrap(), command)).await;
+}
+
+/// A new agent that uses this model, in a session of these limits: both ids.
+async fn agent_of(api: &Api, model: &str, limits: &Value) -> (String, String) {
+    let body = json!({ "userId": "u", "limits": limits });
+    let session = api.post("/v1/sessions", &body).await.expect(201)["id"].as_str().unwrap().to_owned();
+    let body = json!({ "model": { "id": model } });
+    let made = api.post(&format!("/v1/sessions/{session}/agents"), &body).await.expect(201);
+    (session, made["id"].as_str().unwrap().to_owned())
+}
+
+/// The task, once it has ended.
+async fn ran(api: &Api, agent: &str) -> Value {
+    let body = json!({ "task": "x" });
+    let started = api.post(&format!("/v1/agents/{agent}/run"), &body).await.expect(202);
+    let path = format!("/v1/tasks/{}", started["taskId"].as_str().unwrap());
+    wait::until_async("the task", async || {
+        let shown = api.get(&path).await.expect(200);
+        shown.get("completedAt").is_some().then_some(shown)
+    })
+    .await
+}
+
+/// What the session's calls to models have cost.
+async fn model_cost(api: &Api, session: &str) -> Decimal {
+    let events = api.get(&format!("/v1/events?subject={session}&limit=100")).await.expect(200);
+    let charges = events["data"].as_array().unwrap().iter().flat_map(|event| {
+        let charges = event["data"]["booking"]["charges"].as_array().cloned();
+        charges.unwrap_or_default()
+    });
+    let of_models = charges.filter(|charge| charge["category"] == "model");
+    of_models.map(|charge| charge["cost"].as_str().unwrap().parse::<Decimal>().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_server_takes_the_card_in_force_from_its_import_on() {
+    let site = Site::working(None).await;
+    let api = site.organization(Mode::Test, 10_000).await.api(Role::Admin).await;
+    let other = site.organization(Mode::Test, 10_000).await.api(Role::Admin).await;
+    let model = "claude-sonnet-4-5";
+    let (_, agent) = agent_of(&api, model, &json!({})).await;
+    // 100 tokens of input and 50 of output.
+    assert_eq!(ran(&api, &agent).await["cost"]["exact"], "0.001155");
+    import(&api, card("mine", model)).await;
+    for _ in 0..2 {
+        assert_eq!(ran(&api, &agent).await["cost"]["exact"], "0.00015");
+    }
+    // One that is not in force yet changes nothing, and another organization has its own.
+    let far = Timestamp::parse("2200-01-01T00:00:00Z").unwrap();
+    import(&api, Card { effective_from: Some(far), ..card("next", "another-model") }).await;
+    assert_eq!(ran(&api, &agent).await["cost"]["exact"], "0.00015");
+    let (_, theirs) = agent_of(&other, model, &json!({})).await;
+    assert_eq!(ran(&other, &theirs).await["cost"]["exact"], "0.001155");
+    let scope = site.next().app.log.scope(api.tenant.id);
+    let in_force = async |at| read::rates::in_force(scope, at).await.unwrap().map(|card| card.version);
+    assert_eq!(in_force(far).await.as_deref(), Some("next"));
+    assert_eq!(in_force(Timestamp::from_millis(0)).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_without_a_price_is_charged_when_there_is_one() {
+    let site = Site::working(None).await;
+    let api = site.organization(Mode::Test, 10_000).await.api(Role::Admin).await;
+    let model = "a-model-of-our-own";
+    let (session, agent) = agent_of(&api, model, &json!({})).await;
+    let limits = json!({ "maxCost": { "amount": 1000, "currency": "usd", "period": "month" } });
+    let (_, limited) = agent_of(&api, model, &limits).await;
+    for _ in 0..2 {
+        assert_eq!(ran(&api, &agent).await["cost"]["exact"], "0.00");
+    }
+    let refused = api.post(&format!("/v1/agents/{limited}/run"), &json!({ "task": "x" })).await;
+    refused.error(409, "conflict");
+    let scope = site.next().app.log.scope(api.tenant.id);
+    assert_eq!(read::rates::unrated_models(scope).await.unwrap(), [model]);
+    import(&api, card("mine", model)).await;
+    assert_eq!(ran(&api, &limited).await["status"], "completed");
+    let agents = read::rates::unrated_agents(scope, model, "", 10).await.unwrap();
+    assert_eq!((agents.len(), agents[0].to_string()), (1, agent.clone()));
+    assert_eq!(model_cost(&api, &session).await, Decimal::ZERO);
+    let rates = card("mine", model).model(model);
+    for _ in 0..2 {
+        tell(&api, &agent, agent::Command::RateUsage { model: model.to_owned(), rates: rates.clone() }).await;
+    }
+    assert_eq!(model_cost(&api, &session).await, "0.0003".parse().unwrap());
+    assert!(read::rates::unrated_models(scope).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_whose_answer_broke_off_is_unconfirmed_until_it_is_reconciled() {
+    let broken = Delivery { end: End::BreakAt(300), ..Delivery::default() };
+    let server = ModelServer::scripted([
+        Answer::from(Turn::says("Half of an answer").delivered(broken)),
+        Answer::from(Turn::says("A whole one.")),
+    ])
+    .await;
+    let site = Site::working(Some(&server)).await;
+    let api = site.admin().await;
+    let (session, agent) = agent_of(&api, "claude-sonnet-4-5", &json!({})).await;
+    let done = ran(&api, &agent).await;
+    assert_eq!(done["output"], "A whole one.", "{done}");
+    let listed = api.get("/v1/billing/unconfirmed").await.expect(200);
+    let [call] = &listed["data"].as_array().unwrap()[..] else { panic!("{listed}") };
+    assert_eq!((&call["agentId"], &call["sessionId"]), (&json!(agent), &json!(session)));
+    assert_eq!((&call["model"], &call["userId"]), (&json!("claude-sonnet-4-5"), &json!("u")));
+    let unconfirmed = async || {
+        let usage = api.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
+        usage["unconfirmed"]["exact"].clone()
+    };
+    assert_eq!(unconfirmed().await, call["cost"]["exact"]);
+    let before = model_cost(&api, &session).await;
+    let call_id = call["callId"].as_str().unwrap().parse().unwrap();
+    let tokens = Some(Tokens { input: 1_000, output: 100, ..Tokens::default() });
+    tell(&api, &agent, agent::Command::ReconcileCall { call_id, tokens }).await;
+    // 0.0033 + 0.00165 dollars.
+    assert_eq!(model_cost(&api, &session).await - before, "0.00495".parse().unwrap());
+    assert_eq!(unconfirmed().await, "0.00");
+    let listed = api.get("/v1/billing/unconfirmed").await.expect(200);
+    assert_eq!(listed, json!({ "data": [], "hasMore": false }));
+    let finance = site.organization(Mode::Live, 100).await.api(Role::Finance).await;
+    finance.get("/v1/billing/unconfirmed").await.expect(200);
+}
+
+#[tokio::test]
+async fn an_operator_shows_and_imports_cards() {
+    let scratch = Scratch::new();
+    let dir = scratch.path.join("data");
+    let shown = answer(&scratch.path, &["rates", "show"]).await;
+    assert_eq!(serde_json::from_value::<Card>(shown).unwrap(), **Card::built_in());
+    let _server = Server::start(&dir).await;
+    let organizations = answer(&dir, &["org", "list"]).await;
+    let org = organizations["data"][0]["id"].as_str().unwrap().to_owned();
+    let whose = ["--org", &org, "--mode", "live"];
+    let write = |name: &str, card: &Card| {
+        let path = scratch.path.join(name);
+        std::fs::write(&path, serde_json::to_string(card).unwrap()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let first = write("first.json", &card("mine", "a-model"));
+    let imported = answer(&dir, &[&["rates", "import", &first], &whose[..]].concat()).await;
+    assert_eq!(imported, json!({ "version": "mine", "imported": true, "inForce": true, "rated": [] }));
+    let again = answer(&dir, &[&["rates", "import", &first], &whose[..]].concat()).await;
+    assert_eq!(again["imported"], false);
+    let shown = answer(&dir, &[&["rates", "show"], &whose[..]].concat()).await;
+    assert_eq!(shown["version"], "mine");
+    let before =
+        answer(&dir, &[&["rates", "show", "--at", "2020-01-01T00:00:00Z"], &whose[..]].concat()).await;
+    assert_eq!(before["version"], Card::built_in().version.as_str());
+    let past = Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
+    for (wrong, said) in [
+        (card("mine", "another-model"), "is that of another card"),
+        (Card { effective_from: Some(past), ..card("late", "a-model") }, "is in the past"),
+        (card(&Card::built_in().version, "a-model"), "that the program comes with"),
+        (Card { compute_per_minute: Decimal::NEGATIVE_ONE, ..card("bad", "a-model") }, "computePerMinute"),
+    ] {
+        let file = write("wrong.json", &wrong);
+        let refused = program(&dir, &[&["rates", "import", &file], &whose[..]].concat()).await;
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains(said), "{told}");
+    }
+    let unknown = ["billing", "reconcile", "--call", "call_01ARZ3NDEKTSV4RRFFQ69G50AV", "--not-billed"];
+    let refused = program(&dir, &[&unknown, &whose[..]].concat()).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("is not unconfirmed"));
+}
