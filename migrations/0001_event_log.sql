@@ -46,6 +46,20 @@ create table heads (
   builds_revision bigint not null default 0
 ) with (fillfactor = 50); -- room for the new version of the row on the same page, at every append
 
+-- Moves the head of a log, and holds its lock until the transaction ends, if the log still ends where the caller thinks
+-- it does, under the same read models. Else nothing of the transaction may be done: what it writes was decided on a
+-- state that is not the log's.
+create function move_head(tenant bigint, from_position bigint, epoch integer, revision bigint, to_position bigint,
+    moment timestamptz, new_frontier bytea, new_root bytea) returns void language plpgsql as $$
+begin
+  update heads h set position = to_position, last_at = moment, frontier = new_frontier, root = new_root
+    where h.tenant_id = tenant and h.position = from_position and h.projection_epoch = epoch
+      and h.builds_revision = revision;
+  if not found then
+    raise exception 'the log has moved' using errcode = 'TH001';
+  end if;
+end $$;
+
 -- What happened. Rows are written once and never again.
 create table events (
   tenant_id bigint not null,

@@ -12,6 +12,8 @@ pub const APPEND_DEADLINE: Duration = Duration::from_secs(15);
 pub const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long an appender without work stays.
 pub const APPENDER_IDLE: Duration = Duration::from_secs(60);
+/// How long an appender decides nothing before it has the lock, once it met a log that another server had moved.
+pub const APPENDER_WARY: Duration = Duration::from_secs(1);
 /// Aggregates whose states an appender keeps in memory.
 pub const CACHED_AGGREGATES: usize = 8_192;
 /// Events of other servers that an appender folds into its cache; past that it forgets the cache.

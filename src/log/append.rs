@@ -9,6 +9,7 @@ use std::sync::Arc;
 use theazo_domain::id::UserId;
 use theazo_domain::time::Timestamp;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::merkle::Frontier;
 use super::project::Write;
@@ -36,6 +37,16 @@ pub(crate) struct Wanted {
     pub(crate) people_as_subjects: Vec<String>,
     /// Digests of idempotency keys.
     pub(crate) keys: Vec<Vec<u8>>,
+}
+
+impl Wanted {
+    /// Whether nothing has to be read.
+    pub(crate) const fn is_nothing(&self) -> bool {
+        self.people.is_empty()
+            && self.subjects.is_empty()
+            && self.people_as_subjects.is_empty()
+            && self.keys.is_empty()
+    }
 }
 
 /// What was found.
@@ -219,7 +230,6 @@ pub(crate) type Beside = (Content, i64, Option<UserId>);
 #[derive(Default)]
 pub(crate) struct Writes {
     pub(crate) events: Vec<Arc<Recorded>>,
-    pub(crate) head: Option<Head>,
     /// New end users: their id and the caller's own.
     pub(crate) people: Vec<(UserId, String)>,
     pub(crate) contents: Vec<Beside>,
@@ -258,11 +268,64 @@ const KEEP_ANSWERS: &str = "
     select $1, key_digest, fingerprint, answer, $5
     from unnest($2::bytea[], $3::bytea[], $4::bytea[]) as u(key_digest, fingerprint, answer)";
 
+// As long as the log ends where it is thought to; else error TH001, and nothing of the transaction is done.
+const MOVE_HEAD_FROM: &str = "select move_head($1, $2, $3, $4, $5, $6, $7, $8)";
+
+/// Whether it was refused because the log does not end where a transaction thought it did.
+pub(crate) fn has_moved(error: &Error) -> bool {
+    matches!(error, Error::Postgres(error) if error.code().is_some_and(|code| code.code() == "TH001"))
+}
+
+/// How the transaction stands to the head of the log when its writes are sent.
+pub(crate) enum Start {
+    /// It has begun, and holds the lock.
+    Locked,
+    /// It begins with the writes, and is carried out if this is still the head.
+    From(Head),
+}
+
+/// Sends the move of the head, with the beginning of the transaction where it has not begun.
+async fn send_head<'a>(
+    pipeline: &mut Pipeline<'a>,
+    client: &'a Client,
+    tenant: TenantId,
+    (start, head): (Start, &Head),
+    moves: bool,
+) -> Result<(), Error> {
+    let (frontier, root) = (head.frontier.to_bytes(), head.frontier.root().to_vec());
+    let (position, at) = (head.position, system_time(head.last_at));
+    match start {
+        Start::Locked if moves => {
+            let statement = client.prepare_cached(MOVE_HEAD).await?;
+            pipeline
+                .send(async move {
+                    client.query(&statement, &[&tenant, &position, &at, &frontier, &root]).await
+                })
+                .await;
+        }
+        Start::Locked => {}
+        Start::From(Head { position: from, projection_epoch: epoch, builds_revision: revision, .. }) => {
+            let statement = client.prepare_cached(MOVE_HEAD_FROM).await?;
+            let begin = format!("begin; {}", name_tenant(tenant));
+            pipeline.send(async move { client.batch_execute(&begin).await.map(|()| vec![]) }).await;
+            pipeline
+                .send(async move {
+                    let parameters: [&(dyn ToSql + Sync); 8] =
+                        [&tenant, &from, &epoch, &revision, &position, &at, &frontier, &root];
+                    client.query(&statement, &parameters).await
+                })
+                .await;
+        }
+    }
+    Ok(())
+}
+
 /// Sends everything that a batch writes, but not the commit.
 pub(crate) async fn send<'a>(
     pipeline: &mut Pipeline<'a>,
     client: &'a Client,
     tenant: TenantId,
+    (start, head): (Start, &Head),
     writes: Writes,
     format: i32,
 ) -> Result<(), Error> {
@@ -271,19 +334,14 @@ pub(crate) async fn send<'a>(
     for write in &writes.projections {
         prepared.push(write.prepare(client).await?);
     }
-    if let Some(head) = writes.head {
-        let statement = client.prepare_cached(MOVE_HEAD).await?;
+    let (insert, about) =
+        (client.prepare_cached(INSERT_EVENTS).await?, client.prepare_cached(INSERT_SUBJECTS).await?);
+    send_head(pipeline, client, tenant, (start, head), !writes.events.is_empty()).await?;
+    if !writes.events.is_empty() {
         let (events, subjects) = (events_columns(&writes.events), subjects_columns(&writes.events));
-        let insert = client.prepare_cached(INSERT_EVENTS).await?;
-        let about = client.prepare_cached(INSERT_SUBJECTS).await?;
         pipeline.send(async move { events.insert(client, &insert, tenant).await }).await;
         let (names, positions) = subjects;
         pipeline.send(async move { client.query(&about, &[&tenant, &names, &positions]).await }).await;
-        let (frontier, root) = (head.frontier.to_bytes(), head.frontier.root().to_vec());
-        let (position, at) = (head.position, system_time(head.last_at));
-        pipeline
-            .send(async move { client.query(&statement, &[&tenant, &position, &at, &frontier, &root]).await })
-            .await;
     }
     send_beside(pipeline, client, tenant, (writes.people, writes.contents)).await?;
     sealed::send(pipeline, client, tenant, writes.sealed).await?;

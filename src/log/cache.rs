@@ -43,6 +43,14 @@ impl Cache {
         }
     }
 
+    pub(super) fn forget(&mut self, subject: Subject) {
+        self.aggregates.pop(&subject);
+    }
+
+    pub(super) fn forget_person(&mut self, external_id: &str) {
+        self.people.pop(external_id);
+    }
+
     pub(super) fn knows(&self, subject: Subject) -> bool {
         self.aggregates.contains(&subject)
     }

@@ -33,6 +33,8 @@ pub(super) enum Decision {
 pub(super) struct Plan {
     pub(super) decisions: Vec<Decision>,
     pub(super) writes: Writes,
+    /// Where the log ends once it is written.
+    pub(super) head: Head,
     pub(super) now: Timestamp,
     /// Whether there is other work to do after it.
     pub(super) worked: bool,
@@ -82,59 +84,134 @@ pub(super) fn wanted_besides(tenant: &Tenant, batch: &[Pending], cache: &mut Cac
     wanted
 }
 
-/// Decides a batch on what was read.
+/// Whether a command can be decided on what is in memory, and its answer needs nothing of the database: so it can be
+/// decided before the transaction that writes it begins.
+pub(super) fn is_plain(tenant: &Tenant, pending: &Pending, cache: &mut Cache) -> bool {
+    let one = std::slice::from_ref(pending);
+    pending.keyed.is_none()
+        && pending.submission.sealed.is_empty()
+        && wanted(one, cache).is_nothing()
+        && wanted_besides(tenant, one, cache).is_empty()
+}
+
+/// A batch that is being decided, in one go or in several: what its commands came to so far, and what is to be written.
+pub(super) struct Deciding {
+    /// End users who are new in this batch, by the caller's own id.
+    new_people: HashMap<String, UserId>,
+    kept: HashMap<Vec<u8>, Kept>,
+    /// The commands that carry an idempotency key: which of the batch, and the fingerprint of the request.
+    keys: HashMap<[u8; 32], (usize, [u8; 32])>,
+    head: Head,
+    now: Timestamp,
+    decisions: Vec<Decision>,
+    writes: Writes,
+}
+
+impl Deciding {
+    /// Begins a batch on the log as it ends at this head.
+    pub(super) fn new(head: Head) -> Self {
+        let now = head.last_at;
+        let (new_people, kept, keys) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (decisions, writes) = (vec![], Writes::default());
+        Self { new_people, kept, keys, head, now, decisions, writes }
+    }
+
+    /// Takes in the answers that are kept for idempotency keys of commands that are still to be decided.
+    pub(super) fn know(&mut self, kept: HashMap<Vec<u8>, Kept>) {
+        self.kept.extend(kept);
+    }
+
+    /// How many commands have been decided.
+    pub(super) const fn decided(&self) -> usize {
+        self.decisions.len()
+    }
+
+    /// The decided batch.
+    pub(super) fn finish(self, cache: &mut Cache) -> Plan {
+        let Self { mut head, now, decisions, mut writes, .. } = self;
+        if let Some(last) = writes.events.last() {
+            head.position = last.stored.position;
+            head.last_at = now;
+            let mut subjects: Vec<Subject> =
+                writes.events.iter().flat_map(|event| event.event.subjects()).collect();
+            subjects.sort_unstable();
+            subjects.dedup();
+            let position = head.position;
+            writes.snapshots =
+                subjects.into_iter().filter_map(|subject| cache.due_snapshot(subject, position)).collect();
+        }
+        Plan { decisions, writes, head, now, worked: false }
+    }
+
+    /// What is in memory of it and nowhere else.
+    pub(super) fn traces(&self) -> Traces {
+        Traces::of(&self.writes)
+    }
+}
+
+/// What a batch has left in memory, to be wiped out where it turns out that it cannot be written.
+pub(super) struct Traces {
+    pub(super) events: Vec<Arc<Recorded>>,
+    people: Vec<String>,
+}
+
+impl Traces {
+    pub(super) fn of(writes: &Writes) -> Self {
+        let people = writes.people.iter().map(|(_, external_id)| external_id.clone()).collect();
+        Self { events: writes.events.clone(), people }
+    }
+
+    /// Forgets the states that these events went into, and the end users that came with them.
+    pub(super) fn wipe(&self, cache: &mut Cache) {
+        for recorded in &self.events {
+            for subject in recorded.event.subjects() {
+                cache.forget(subject);
+            }
+        }
+        for external_id in &self.people {
+            cache.forget_person(external_id);
+        }
+    }
+}
+
+/// Decides commands in order.
 pub(super) struct Decider<'a> {
     pub(super) tenant: &'a Tenant,
     pub(super) answers_key: &'a Key,
     pub(super) cache: &'a mut Cache,
-    /// End users who are new in this batch, by the caller's own id.
-    new_people: HashMap<String, UserId>,
-    kept: HashMap<Vec<u8>, Kept>,
-    head: Head,
-    now: Timestamp,
-    writes: Writes,
+    pub(super) deciding: &'a mut Deciding,
 }
 
-impl<'a> Decider<'a> {
-    pub(super) fn new(
-        tenant: &'a Tenant,
-        answers_key: &'a Key,
-        cache: &'a mut Cache,
-        (head, kept): (Head, HashMap<Vec<u8>, Kept>),
-        clock: Timestamp,
-    ) -> Self {
+impl Decider<'_> {
+    /// Decides commands at a moment, behind those that were decided before.
+    pub(super) fn decide(&mut self, commands: &[Pending], clock: Timestamp) {
         // A clock that stepped back must not turn the times of the log around.
-        let now = clock.max(head.last_at);
-        let (new_people, writes) = (HashMap::new(), Writes::default());
-        Self { tenant, answers_key, cache, new_people, kept, head, now, writes }
+        self.deciding.now = clock.max(self.deciding.now);
+        for pending in commands {
+            let decision = self.decide_pending(pending);
+            self.deciding.decisions.push(decision);
+        }
     }
 
-    pub(super) fn decide(mut self, batch: &[Pending]) -> Plan {
-        let mut decisions = Vec::with_capacity(batch.len());
-        let mut keys: HashMap<[u8; 32], (usize, [u8; 32])> = HashMap::new();
-        for (index, pending) in batch.iter().enumerate() {
-            let decision = match pending.once() {
-                None => Decision::Verdict(self.decide_one(&pending.submission, None)),
-                Some(once) => match (self.earlier(once), keys.get(&once.key_digest)) {
-                    (Some(earlier), _) => earlier,
-                    (None, Some((first, fingerprint))) if *fingerprint == once.fingerprint => {
-                        Decision::Twin(*first)
-                    }
-                    (None, Some(_)) => Decision::KeyReused,
-                    (None, None) => {
-                        keys.insert(once.key_digest, (index, once.fingerprint));
-                        Decision::Verdict(self.decide_one(&pending.submission, Some(once)))
-                    }
-                },
-            };
-            decisions.push(decision);
+    fn decide_pending(&mut self, pending: &Pending) -> Decision {
+        let Some(once) = pending.once() else {
+            return Decision::Verdict(self.decide_one(&pending.submission, None));
+        };
+        let index = self.deciding.decisions.len();
+        match (self.earlier(once), self.deciding.keys.get(&once.key_digest)) {
+            (Some(earlier), _) => earlier,
+            (None, Some((first, fingerprint))) if *fingerprint == once.fingerprint => Decision::Twin(*first),
+            (None, Some(_)) => Decision::KeyReused,
+            (None, None) => {
+                self.deciding.keys.insert(once.key_digest, (index, once.fingerprint));
+                Decision::Verdict(self.decide_one(&pending.submission, Some(once)))
+            }
         }
-        self.finish(decisions)
     }
 
     /// What an earlier request with this idempotency key came to.
     fn earlier(&self, once: &Once) -> Option<Decision> {
-        let kept = self.kept.get(&once.key_digest[..])?;
+        let kept = self.deciding.kept.get(&once.key_digest[..])?;
         if kept.fingerprint != once.fingerprint {
             return Some(Decision::KeyReused);
         }
@@ -146,12 +223,12 @@ impl<'a> Decider<'a> {
         let command = &submission.command;
         let user = command.person().map(|person| match self.cache.person(&person.external_id) {
             Some(known) => known,
-            None => *self.new_people.entry(person.external_id.clone()).or_insert(person.new_id),
+            None => *self.deciding.new_people.entry(person.external_id.clone()).or_insert(person.new_id),
         });
         let subject =
             command.target().or(user.map(Subject::User)).expect("a command has a target or a person");
         let organization_id = self.tenant.organization_id;
-        let mut facts = Facts { user, ..Facts::new(self.now, subject, organization_id) };
+        let mut facts = Facts { user, ..Facts::new(self.deciding.now, subject, organization_id) };
         for witness in command.witnesses(self.cache.state(subject), organization_id) {
             self.hear(witness, &mut facts)?;
         }
@@ -185,22 +262,22 @@ impl<'a> Decider<'a> {
     fn record(&mut self, event: Event, metadata: &str) -> Arc<Recorded> {
         let written = event.write();
         let mut stored = Stored {
-            position: self.head.position + 1,
-            event_id: EventId::from_ulid(random::ulid(self.now)),
+            position: self.deciding.head.position + 1,
+            event_id: EventId::from_ulid(random::ulid(self.deciding.now)),
             version: Event::newest_version(&written.kind).unwrap_or(Event::FIRST_VERSION),
             kind: written.kind,
             subjects: event.subjects().iter().map(ToString::to_string).collect(),
             data: written.data,
             metadata: metadata.to_owned(),
-            at: self.now,
+            at: self.deciding.now,
             leaf_hash: [0; 32],
         };
         stored.leaf_hash = merkle::leaf_hash(self.tenant, &stored);
-        self.head.position = stored.position;
-        self.head.frontier.push(stored.leaf_hash);
+        self.deciding.head.position = stored.position;
+        self.deciding.head.frontier.push(stored.leaf_hash);
         self.cache.evolve(&event, stored.data.len());
         let recorded = Arc::new(Recorded { stored: Arc::new(stored), event });
-        self.writes.events.push(Arc::clone(&recorded));
+        self.deciding.writes.events.push(Arc::clone(&recorded));
         recorded
     }
 
@@ -214,34 +291,17 @@ impl<'a> Decider<'a> {
             })
         });
         let position = first.stored.position;
-        self.writes
+        self.deciding
+            .writes
             .contents
             .extend(submission.contents.iter().map(|content| (content.clone(), position, about)));
-        self.writes.sealed.extend(submission.sealed.iter().cloned());
+        self.deciding.writes.sealed.extend(submission.sealed.iter().cloned());
         if let Some(person) = submission.command.person()
-            && let Some((external_id, user_id)) = self.new_people.remove_entry(&person.external_id)
+            && let Some((external_id, user_id)) = self.deciding.new_people.remove_entry(&person.external_id)
         {
             self.cache.meet(external_id.clone(), user_id);
-            self.writes.people.push((user_id, external_id));
+            self.deciding.writes.people.push((user_id, external_id));
         }
-    }
-
-    fn finish(mut self, decisions: Vec<Decision>) -> Plan {
-        if let Some(last) = self.writes.events.last() {
-            self.head.position = last.stored.position;
-            self.head.last_at = self.now;
-            let mut subjects: Vec<Subject> =
-                self.writes.events.iter().flat_map(|event| event.event.subjects()).collect();
-            subjects.sort_unstable();
-            subjects.dedup();
-            let position = self.head.position;
-            self.writes.snapshots = subjects
-                .into_iter()
-                .filter_map(|subject| self.cache.due_snapshot(subject, position))
-                .collect();
-            self.writes.head = Some(self.head);
-        }
-        Plan { decisions, writes: self.writes, now: self.now, worked: false }
     }
 }
 

@@ -144,7 +144,7 @@ impl Log {
         let (sender, queue) = mpsc::channel(config::APPEND_QUEUE);
         // The queue is new and empty, so this cannot fail.
         let _ = sender.try_send(pending);
-        let task = tokio::spawn(Appender::new(Arc::clone(&self.parts), tenant).run(queue));
+        let task = tokio::spawn(Appender::new(Arc::clone(&self.parts), tenant, queue).run());
         appenders.queues.retain(|_, (queue, _)| !queue.is_closed());
         appenders.queues.insert(tenant.id, (sender, task));
         Ok(())

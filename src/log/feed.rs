@@ -157,6 +157,18 @@ impl Feed {
         }
         let filter = Filter { after, until: end, ..Filter::default() };
         let events = read::oldest(Scope::new(database, self.tenant), &filter, reach).await?;
+        if events.last().is_none_or(|last| last.position < end) {
+            // It was told of what was not committed after all.
+            let head = read::head(Scope::new(database, self.tenant)).await?;
+            self.end.send_if_modified(|told| {
+                if *told == end {
+                    *told = head;
+                }
+                // Whoever waits has seen nothing yet of what is taken back.
+                false
+            });
+            return Ok(());
+        }
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
             // While it was read, this server may have put some of it in itself.

@@ -22,6 +22,7 @@ pub mod read;
 /// Building read models anew from the log, comparing and switching them.
 pub mod rebuild;
 pub(crate) mod sealed;
+mod transact;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -134,3 +134,22 @@ async fn a_server_whose_listening_connection_was_cut_catches_up() {
     assert_eq!(positions(&next(&mut reader).await), [3]);
     listening.abort();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_notice_of_what_was_never_committed_leads_nobody_astray() {
+    let world = World::new().await;
+    let (here, there) = (world.server(), world.server());
+    let listening = there.listen();
+    let mut reader = there.follow(world.tenant, None).await.unwrap();
+    append(&here, &world, 1).await;
+    assert_eq!(positions(&next(&mut reader).await), [2]);
+    // A server sends its notice behind its COMMIT, which may have failed.
+    let superuser = world.superuser().await;
+    let notice = format!("select pg_notify('theazo_log', '{}:1000000')", world.tenant.id.0);
+    superuser.batch_execute(&notice).await.unwrap();
+    append(&here, &world, 1).await;
+    assert_eq!(positions(&next(&mut reader).await), [3]);
+    append(&there, &world, 1).await;
+    assert_eq!(positions(&next(&mut reader).await), [4]);
+    listening.abort();
+}

@@ -1,6 +1,6 @@
 //! The log: its order, its guarantees under concurrency, and what happens when connections break.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use theazo::clock::{ManualClock, SystemClock};
@@ -58,6 +58,61 @@ async fn two_servers_give_one_order_without_a_gap() {
     let people: i64 =
         world.superuser().await.query_one("select count(*) from end_users", &[]).await.unwrap().get(0);
     assert_eq!(people, 3);
+}
+
+/// Folds a log through the sessions' own rules: whether each event could happen in the state that it met.
+fn assert_lawful(events: &[theazo::log::Stored]) {
+    let mut open: HashMap<Subject, &str> = HashMap::new();
+    for stored in events {
+        let kind = stored.kind.strip_prefix("session.").unwrap_or_default();
+        let session = stored.subjects.iter().find_map(|subject| match subject.parse() {
+            Ok(Subject::Session(session)) => Some(Subject::Session(session)),
+            _ => None,
+        });
+        let Some(session) = session else { continue };
+        let before = open.insert(session, kind);
+        let lawful = match kind {
+            "created" => before.is_none(),
+            "paused" => matches!(before, Some("created" | "resumed")),
+            "resumed" => before == Some("paused"),
+            "terminated" => matches!(before, Some("created" | "paused" | "resumed")),
+            _ => false,
+        };
+        assert!(lawful, "{kind} behind {before:?} at position {}", stored.position);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_decided_before_another_servers_append_was_known_is_decided_again() {
+    let world = World::new().await;
+    let (busy, other) = (world.server(), world.server());
+    let sessions: Vec<_> = std::iter::repeat_with(new_session_id).take(40).collect();
+    for session in &sessions {
+        busy.execute(world.tenant, create(*session, "user")).await.unwrap().unwrap();
+    }
+    // On one server they are paused and resumed without a rest, so that there is always a batch under way and another
+    // decided behind it. On the other they are ended now and then, which the first cannot know in time.
+    let mut writers = JoinSet::new();
+    for session in sessions.clone() {
+        for command in [Command::Pause, Command::Resume] {
+            let (log, tenant) = (Arc::clone(&busy), world.tenant);
+            writers.spawn(async move {
+                loop {
+                    match log.execute(tenant, ask(session, command.clone())).await.unwrap() {
+                        Err(Refusal::Conflict(reason)) if reason.contains("terminated") => return,
+                        _ => {}
+                    }
+                }
+            });
+        }
+    }
+    for session in &sessions {
+        other.execute(world.tenant, ask(*session, Command::Terminate)).await.unwrap().unwrap();
+    }
+    writers.join_all().await;
+    let events = all(&busy, world.tenant).await;
+    assert_lawful(&events);
+    assert_eq!(events.iter().filter(|event| event.kind == "session.terminated").count(), 40);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

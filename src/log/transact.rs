@@ -1,0 +1,284 @@
+//! How an appender carries out a batch: decided on what is in memory and written in one round trip, or under the lock of
+//! the head where something has to be read first. While the database writes, the next batch is decided already.
+
+use theazo_domain::time::Timestamp;
+use theazo_projections::{EPOCH, work};
+use tokio::time::Instant;
+
+use super::append::{self, Found, Head, Start};
+use super::appender::{Appender, Broken, Committed, Pending, Replies, Reply, Unknown};
+use super::codec::Unreadable;
+use super::decide::{self, Decider, Deciding, Decision, Plan, SNAPSHOT_FORMAT, Traces};
+use super::{Answer, Answered, Failure, kept, open, project, sealed};
+use crate::config;
+use crate::database::{Client, Error, Pipeline, Scope};
+
+impl Appender {
+    /// Attempts a batch in one round trip where all of it can be decided on what is in memory.
+    pub(super) async fn attempt_on(&mut self, client: &Client, batch: &[Pending]) -> Result<Replies, Broken> {
+        let decided = self.deciding.as_ref().map_or(0, Deciding::decided);
+        let foreseen = self.head.is_some()
+            && Instant::now() >= self.wary_until
+            && batch[decided..]
+                .iter()
+                .all(|pending| decide::is_plain(&self.tenant, pending, &mut self.cache));
+        let (true, Some(head)) = (foreseen, self.head.clone()) else {
+            return self.attempt_locked(client, batch).await;
+        };
+        let deciding = self.deciding.take().unwrap_or_else(|| Deciding::new(head.clone()));
+        let plan = self.decide(deciding, &batch[decided..]);
+        self.write(client, batch, (Start::From(head), plan)).await
+    }
+
+    /// Attempts a batch under the lock of the head: first all that it needs is read, then it is decided and written.
+    pub(super) async fn attempt_locked(
+        &mut self,
+        client: &Client,
+        batch: &[Pending],
+    ) -> Result<Replies, Broken> {
+        let decided = self.deciding.as_ref().map_or(0, Deciding::decided);
+        let wanted = decide::wanted(&batch[decided..], &mut self.cache);
+        let found = append::begin(client, self.tenant.id, &wanted, SNAPSHOT_FORMAT).await?;
+        self.check_epoch(&found.head)?;
+        let known = self.head.as_ref().map(|head| head.position);
+        let moved = known.is_some_and(|known| known != found.head.position) && self.deciding.is_some();
+        if moved {
+            self.wipe(None);
+        }
+        if moved || self.catch_up(client, &found.head).await? == CatchUp::Forgot {
+            // The cache was too far behind to be folded on, or what was decided is not: everything is wanted anew.
+            client.batch_execute("rollback").await.map_err(Error::from)?;
+            return Box::pin(self.attempt_locked(client, batch)).await;
+        }
+        if self.builds_revision != Some(found.head.builds_revision) {
+            self.builds = open::kept_up_builds(client, self.tenant.id).await?;
+            self.builds_revision = Some(found.head.builds_revision);
+        }
+        let Found { head, people, snapshots, events, kept } = found;
+        let kept_up = (head.projection_epoch, head.builds_revision);
+        self.head = Some(head.clone());
+        for (external_id, user_id) in people {
+            self.cache.meet(external_id, user_id);
+        }
+        self.cache.load(self.parts.codec, snapshots, &events).map_err(|error| self.unreadable(&error))?;
+        let mut deciding = self.deciding.take().unwrap_or_else(|| Deciding::new(head));
+        let undecided = &batch[deciding.decided()..];
+        let besides = decide::wanted_besides(&self.tenant, undecided, &mut self.cache);
+        if !besides.is_empty() {
+            let (snapshots, events) = append::load(client, self.tenant.id, &besides, SNAPSHOT_FORMAT).await?;
+            self.cache.load(self.parts.codec, snapshots, &events).map_err(|error| self.unreadable(&error))?;
+        }
+        deciding.know(kept);
+        let mut plan = self.decide(deciding, undecided);
+        (plan.head.projection_epoch, plan.head.builds_revision) = kept_up;
+        let sealed = sealed::wrap_by_active(client, &self.parts.keys.masters, &mut plan.writes.sealed).await;
+        sealed.map_err(Broken::NotDone)?;
+        self.write(client, batch, (Start::Locked, plan)).await
+    }
+
+    /// Decides what is left of a batch, and folds all of it into the read models.
+    fn decide(&mut self, mut deciding: Deciding, undecided: &[Pending]) -> Plan {
+        self.decider(&mut deciding, |decider, now| decider.decide(undecided, now));
+        let mut plan = deciding.finish(&mut self.cache);
+        let changes = project::fold(&self.builds, plan.writes.events.iter().map(|event| &**event));
+        plan.worked = changes.touch(work::NAME);
+        plan.writes.projections = project::writes(changes, &self.builds);
+        plan
+    }
+
+    fn decider(&mut self, deciding: &mut Deciding, work: impl FnOnce(&mut Decider<'_>, Timestamp)) {
+        let (tenant, answers_key, cache) = (&self.tenant, &self.parts.keys.answers, &mut self.cache);
+        work(&mut Decider { tenant, answers_key, cache, deciding }, self.parts.clock.now());
+    }
+
+    /// Decides the commands that came in while a batch is being written, on the state that it leaves, as far as they
+    /// need nothing of the database.
+    fn decide_ahead(&mut self, came: Vec<Pending>, head: &Head) {
+        let mut deciding = self.deciding.take().unwrap_or_else(|| Deciding::new(head.clone()));
+        for pending in came.into_iter().filter(Pending::is_awaited) {
+            if decide::is_plain(&self.tenant, &pending, &mut self.cache) {
+                self.decider(&mut deciding, |decider, now| {
+                    decider.decide(std::slice::from_ref(&pending), now);
+                });
+                self.ahead.push(pending);
+            } else {
+                self.behind.push(pending);
+            }
+        }
+        self.deciding = (deciding.decided() > 0).then_some(deciding);
+    }
+
+    /// A server whose projections are older than those kept up with the log must not leave them behind; one whose
+    /// are newer rebuilds them before it appends.
+    fn check_epoch(&self, head: &Head) -> Result<(), Broken> {
+        if head.projection_epoch > EPOCH {
+            let reason = format!("its read models are of epoch {}", head.projection_epoch);
+            return Err(Broken::NotDone(self.parts.meet_newer(reason)));
+        }
+        if head.projection_epoch < EPOCH {
+            return Err(Broken::NotDone(Failure::Rebuilding));
+        }
+        Ok(())
+    }
+
+    fn unreadable(&self, error: &Unreadable) -> Broken {
+        match error {
+            Unreadable::Newer(newer) => Broken::NotDone(self.parts.meet_newer(newer.to_string())),
+            Unreadable::Broken { .. } => Broken::NotDone(Failure::Internal(error.to_string())),
+        }
+    }
+
+    /// Folds what other servers have appended since the last batch into the cache.
+    async fn catch_up(&mut self, client: &Client, head: &Head) -> Result<CatchUp, Broken> {
+        let known = self.head.as_ref().map(|known| known.position);
+        let Some(position) = known.filter(|position| *position != head.position) else {
+            return Ok(CatchUp::Done);
+        };
+        if head.position < position || head.position - position > config::CATCH_UP_EVENTS {
+            self.cache.clear();
+            self.head = None;
+            return Ok(CatchUp::Forgot);
+        }
+        for stored in append::events_between(client, self.tenant.id, position, head.position).await? {
+            let event = self.parts.codec.read(&stored.kind, stored.version, &stored.data);
+            let event = event.map_err(|error| self.unreadable(&error))?;
+            self.cache.evolve(&event, stored.data.len());
+        }
+        Ok(CatchUp::Done)
+    }
+
+    /// Writes the batch and commits it, and makes the answers that are kept.
+    async fn write(
+        &mut self,
+        client: &Client,
+        batch: &[Pending],
+        (start, plan): (Start, Plan),
+    ) -> Result<Replies, Broken> {
+        let Plan { decisions, writes, head, now, worked } = plan;
+        let traces = Traces::of(&writes);
+        let mut pipeline = Pipeline::default();
+        append::send(&mut pipeline, client, self.tenant.id, (start, &head), writes, SNAPSHOT_FORMAT).await?;
+        let (answers, kept) = if batch.iter().any(|pending| pending.keyed.is_some()) {
+            // The answers are read from what was just written, so that must have worked.
+            std::mem::take(&mut pipeline).finish().await?;
+            self.answers(client, batch, &decisions).await?
+        } else {
+            (vec![], vec![])
+        };
+        let committed = Committed::by(&traces, kept.first());
+        append::send_kept(&mut pipeline, client, self.tenant.id, kept, now).await?;
+        pipeline.send(async { client.batch_execute("commit").await.map(|()| vec![]) }).await;
+        let notice = format!("select pg_notify('theazo_log', '{}:{}')", self.tenant.id.0, head.position);
+        let mut notify = Pipeline::default();
+        if !traces.events.is_empty() {
+            // Sent with the commit but outside of the transaction: a NOTIFY inside makes every commit of the
+            // database wait for one lock while it is flushed. It only wakes, even where the commit fails.
+            notify.send(async { client.batch_execute(&notice).await.map(|()| vec![]) }).await;
+        }
+        let replies = replies(decisions, answers);
+        // What the next batch needs is in memory from here on until it is written.
+        self.cache.trim();
+        match self.meanwhile(pipeline.finish(), &head).await {
+            Ok(_) => {}
+            Err(error) if append::has_moved(&error) => {
+                self.wipe(Some(&traces));
+                return Err(Broken::Moved);
+            }
+            Err(error) if error.is_connection() => {
+                let events = traces.events;
+                return Err(Broken::Unknown(Box::new(Unknown { error, committed, replies, events })));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.head = Some(head);
+        self.parts.feeds.publish(self.tenant.id, &traces.events);
+        if worked {
+            self.parts.worked.notify_one();
+        }
+        metrics::counter!("theazo_events_appended_total").increment(traces.events.len() as u64);
+        Ok(replies)
+    }
+
+    /// Waits for the database, and meanwhile decides what comes in.
+    async fn meanwhile<T>(&mut self, writing: impl Future<Output = T>, head: &Head) -> T {
+        let mut writing = std::pin::pin!(writing);
+        if Instant::now() < self.wary_until {
+            return writing.await;
+        }
+        loop {
+            let room = config::APPEND_BATCH.saturating_sub(self.ahead.len() + self.behind.len());
+            if room == 0 {
+                return writing.await;
+            }
+            let mut came = vec![];
+            tokio::select! {
+                biased;
+                outcome = &mut writing => return outcome,
+                received = self.queue.recv_many(&mut came, room) => {
+                    if received == 0 {
+                        return writing.await;
+                    }
+                    self.decide_ahead(came, head);
+                }
+            }
+        }
+    }
+
+    /// Makes the answers of the commands that carry an idempotency key, inside the transaction, and seals them.
+    async fn answers(
+        &self,
+        client: &Client,
+        batch: &[Pending],
+        decisions: &[Decision],
+    ) -> Result<(Vec<Option<Answer>>, Vec<append::Keeping>), Error> {
+        let scope = Scope::within(client, self.tenant.id);
+        let made =
+            batch.iter().zip(decisions).map(async |(pending, decision)| match (&pending.keyed, decision) {
+                (Some((_, answering)), Decision::Verdict(verdict)) => {
+                    answering(scope, verdict).await.map(Some)
+                }
+                _ => Ok(None),
+            });
+        let answers = futures_util::future::try_join_all(made).await?;
+        let mut kept = vec![];
+        for (pending, answer) in batch.iter().zip(&answers) {
+            if let (Some(once), Some(answer)) = (pending.once(), answer)
+                && is_decided(answer.status)
+            {
+                let sealed = kept::seal(&self.parts.keys.answers, self.tenant.id, &once.key_digest, answer);
+                kept.push((once.key_digest.to_vec(), once.fingerprint.to_vec(), sealed));
+            }
+        }
+        Ok((answers, kept))
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum CatchUp {
+    Done,
+    Forgot,
+}
+
+/// Answers that are kept: what was decided. Mistakes of the request, limits of rate and failures can be tried again.
+fn is_decided(status: u16) -> bool {
+    (200..300).contains(&status) || matches!(status, 402 | 404 | 409)
+}
+
+fn replies(decisions: Vec<Decision>, answers: Vec<Option<Answer>>) -> Replies {
+    let first_answers = answers.clone();
+    let answers = answers.into_iter().chain(std::iter::repeat(None));
+    let replies = decisions.into_iter().zip(answers).map(|(decision, answer)| match (decision, answer) {
+        (Decision::Verdict(_), Some(answer)) => Ok(Reply::Answered(Answered { answer, replayed: false })),
+        (Decision::Verdict(verdict), None) => Ok(Reply::Verdict(verdict)),
+        (Decision::Replay(answer), _) => Ok(Reply::Answered(Answered { answer, replayed: true })),
+        (Decision::Twin(first), _) => match first_answers.get(first).cloned().flatten() {
+            Some(answer) => Ok(Reply::Answered(Answered { answer, replayed: true })),
+            None => Err(Failure::Internal("the first of two equal requests has no answer".to_owned())),
+        },
+        (Decision::KeyReused, _) => Err(Failure::KeyReused),
+        (Decision::Unreadable, _) => {
+            Err(Failure::Internal("a kept answer cannot be opened with this server's key".to_owned()))
+        }
+    });
+    replies.collect()
+}
