@@ -329,10 +329,14 @@ pub(crate) async fn send<'a>(
     writes: Writes,
     format: i32,
 ) -> Result<(), Error> {
-    // Prepared before the first is sent, so that nothing waits between them.
+    // Prepared before the first is sent, so that nothing waits between them, and none is prepared in a transaction that
+    // has failed already because the log has moved.
     let mut prepared = Vec::with_capacity(writes.projections.len());
     for write in &writes.projections {
         prepared.push(write.prepare(client).await?);
+    }
+    for sql in [MOVE_HEAD, MOVE_HEAD_FROM, INSERT_PEOPLE, INSERT_CONTENTS, UPSERT_SNAPSHOTS] {
+        client.prepare_cached(sql).await?;
     }
     let (insert, about) =
         (client.prepare_cached(INSERT_EVENTS).await?, client.prepare_cached(INSERT_SUBJECTS).await?);
