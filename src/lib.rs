@@ -24,6 +24,8 @@ pub mod log;
 pub mod logging;
 /// What is done for the operator: organizations and their keys.
 pub mod operator;
+/// Bugs that the proofs have to find.
+pub mod planted;
 /// The server's own PostgreSQL, for whoever names no database.
 pub mod postgres;
 /// Files that only the server's user may read.

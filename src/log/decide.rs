@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
+use theazo_domain::account::Account;
 use theazo_domain::id::{EventId, RequestId, UserId};
+use theazo_domain::session::Standing;
 use theazo_domain::time::Timestamp;
 use theazo_domain::{AggregateState, Event, Facts, Refusal, Subject};
 
@@ -12,7 +14,7 @@ use super::append::{Head, Kept, Wanted, Writes};
 use super::appender::Pending;
 use super::cache::Cache;
 use super::{Accepted, Actor, Answer, Once, Recorded, Stored, Submission, Tenant, Verdict, kept, merkle};
-use crate::random;
+use crate::{planted, random};
 use crate::vault::Key;
 
 /// What a command of a batch came to.
@@ -248,7 +250,7 @@ impl Decider<'_> {
             return Err(Refusal::Conflict(format!("{} is being created", facts.subject)));
         }
         match self.cache.state(witness) {
-            AggregateState::Session(session) => facts.session = session.standing().cloned(),
+            AggregateState::Session(session) => facts.session = session.standing().cloned().map(misjudged),
             AggregateState::User(user) => facts.payers.user = user.purse().clone(),
             AggregateState::Organization(organization) => {
                 facts.payers.organization = organization.purse().clone();
@@ -303,6 +305,19 @@ impl Decider<'_> {
             self.deciding.writes.people.push((user_id, external_id));
         }
     }
+}
+
+/// A session's standing as it is, unless a bug is planted in it.
+fn misjudged(mut standing: Standing) -> Standing {
+    if planted::strikes("stale-standing", 3) {
+        standing.account = Account::default();
+    }
+    if let Some(limit) = &mut standing.limits.max_cost
+        && planted::strikes("smaller-limit", 3)
+    {
+        limit.amount /= 2;
+    }
+    standing
 }
 
 /// The format of the states in snapshots.

@@ -10,8 +10,8 @@ use super::appender::{Appender, Broken, Committed, Pending, Replies, Reply, Unkn
 use super::codec::Unreadable;
 use super::decide::{self, Decider, Deciding, Decision, Plan, SNAPSHOT_FORMAT, Traces};
 use super::{Answer, Answered, Failure, kept, open, project, sealed};
-use crate::config;
 use crate::database::{Client, Error, Pipeline, Scope};
+use crate::{config, planted};
 
 impl Appender {
     /// Attempts a batch in one round trip where all of it can be decided on what is in memory.
@@ -83,6 +83,9 @@ impl Appender {
         let changes = project::fold(&self.builds, plan.writes.events.iter().map(|event| &**event));
         plan.worked = changes.touch(work::NAME);
         plan.writes.projections = project::writes(changes, &self.builds);
+        if planted::strikes("unfolded-row", 50) {
+            plan.writes.projections.pop();
+        }
         plan
     }
 
@@ -167,7 +170,8 @@ impl Appender {
         };
         let committed = Committed::by(&traces, kept.first());
         append::send_kept(&mut pipeline, client, self.tenant.id, kept, now).await?;
-        pipeline.send(async { client.batch_execute("commit").await.map(|()| vec![]) }).await;
+        let commit = if planted::strikes("lost-batch", 50) { "rollback" } else { "commit" };
+        pipeline.send(async { client.batch_execute(commit).await.map(|()| vec![]) }).await;
         let notice = format!("select pg_notify('theazo_log', '{}:{}')", self.tenant.id.0, head.position);
         let mut notify = Pipeline::default();
         if !traces.events.is_empty() {
@@ -244,6 +248,7 @@ impl Appender {
         for (pending, answer) in batch.iter().zip(&answers) {
             if let (Some(once), Some(answer)) = (pending.once(), answer)
                 && is_decided(answer.status)
+                && !planted::is("forgotten-key")
             {
                 let sealed = kept::seal(&self.parts.keys.answers, self.tenant.id, &once.key_digest, answer);
                 kept.push((once.key_digest.to_vec(), once.fingerprint.to_vec(), sealed));

@@ -1,0 +1,55 @@
+//! Bugs that are planted on purpose, so that the proofs can show that they would find them.
+//!
+//! They exist only in a program that was built with the feature `planted-bugs`, which is never released, and of those
+//! only the one that `THEAZO_PLANTED` names.
+
+/// Whether this bug is planted.
+#[cfg(feature = "planted-bugs")]
+#[must_use]
+pub fn is(bug: &str) -> bool {
+    static PLANTED: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("THEAZO_PLANTED").ok());
+    PLANTED.as_deref() == Some(bug)
+}
+
+/// Whether this bug is planted: none is.
+#[cfg(not(feature = "planted-bugs"))]
+#[must_use]
+#[inline]
+pub const fn is(_bug: &str) -> bool {
+    false
+}
+
+/// Whether this bug is planted, and its turn has come: once in so many times.
+#[must_use]
+pub fn strikes(bug: &str, once_in: u64) -> bool {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static TURNS: AtomicU64 = AtomicU64::new(1);
+    is(bug) && TURNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(once_in)
+}
+
+/// A statement in which what is said of the tenant is always true.
+#[must_use]
+pub fn without_tenant(sql: &str) -> String {
+    let mut rest = sql;
+    let mut without = String::with_capacity(sql.len());
+    while let Some((before, behind)) = rest.split_once("tenant_id = $1") {
+        let table = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '.');
+        without.push_str(before.trim_end_matches(table));
+        without.push_str("$1::bigint is not null");
+        rest = behind;
+    }
+    without.push_str(rest);
+    without
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_statement_loses_what_it_says_of_the_tenant() {
+        let sql = "select 1 from events e where e.tenant_id = $1 and position = $2 or tenant_id = $1";
+        let without =
+            "select 1 from events e where $1::bigint is not null and position = $2 or $1::bigint is not null";
+        assert_eq!(super::without_tenant(sql), without);
+    }
+}

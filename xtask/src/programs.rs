@@ -1,0 +1,56 @@
+//! The programs that are run: the server as it is, and the server with the bugs that can be planted in it.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+use tokio::process::Command;
+
+/// Where the programs are.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    /// The server as it is.
+    pub(crate) server: PathBuf,
+    /// The server with the bugs that can be planted, where such are to be.
+    pub(crate) planted: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Builds them, optimized as the benches are.
+    pub(crate) async fn build(with_planted: bool) -> anyhow::Result<Self> {
+        let server = build(&[], "theazo").await?;
+        let planted = if with_planted {
+            Some(build(&["--features", "planted-bugs"], "theazo-planted").await?)
+        } else {
+            None
+        };
+        Ok(Self { server, planted })
+    }
+}
+
+/// Builds the program and keeps a copy of this name: the next build puts its own in the same place.
+async fn build(features: &[&str], name: &str) -> anyhow::Result<PathBuf> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--profile", "bench", "--package", "theazo", "--bin", "theazo"]);
+    command.args(["--message-format", "json-render-diagnostics"]).args(features);
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().await?;
+    if !output.status.success() {
+        bail!("the server does not build");
+    }
+    let built = String::from_utf8(output.stdout)?;
+    let executable = built
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .context("cargo says where the server is")?;
+    let folder = executable.parent().context("it is in a folder")?.join("prove");
+    std::fs::create_dir_all(&folder)?;
+    let copy = folder.join(name);
+    // Removed first: a program that still runs cannot be written over.
+    let _ = std::fs::remove_file(&copy);
+    std::fs::copy(&executable, &copy)?;
+    Ok(copy)
+}

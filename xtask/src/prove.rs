@@ -1,0 +1,232 @@
+//! `cargo xtask prove`: runs rows, gives one JSON line each, and holds each against its floor and its planted bugs.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::programs::Programs;
+use crate::{eprint, rows};
+
+/// Violations that a line tells; more are only counted.
+const TOLD: usize = 10;
+/// Characters of each that are told.
+const TOLD_CHARACTERS: usize = 400;
+/// How long a row may take at most, beyond which it is stuck.
+const QUICK_DEADLINE: Duration = Duration::from_secs(180);
+const FULL_DEADLINE: Duration = Duration::from_secs(4 * 3_600);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The rows to run [default: all]
+    names: Vec<String>,
+    /// Repeats an earlier run [default: a new one]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How much: some minutes, or until the row's figure is reached
+    #[arg(long, default_value = "quick")]
+    budget: Budget,
+    /// Only run with this bug planted, which has to be found
+    #[arg(long, value_name = "BUG")]
+    planted: Option<String>,
+    /// Do not run with bugs planted
+    #[arg(long, conflicts_with = "planted")]
+    without_planted: bool,
+    /// Show the rows and their planted bugs
+    #[arg(long)]
+    list: bool,
+}
+
+/// How much a run does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Budget {
+    /// Minutes.
+    Quick,
+    /// The row's figure.
+    Full,
+}
+
+/// A row: a claim, and the run that would show it to be wrong.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// What is claimed.
+    pub(crate) claim: &'static str,
+    /// Work below which a run has shown nothing: quick and full.
+    pub(crate) floor: (u64, u64),
+    /// Bugs that turn it red.
+    pub(crate) bugs: &'static [&'static str],
+    pub(crate) run: fn(Run) -> BoxFuture<'static, anyhow::Result<Findings>>,
+}
+
+/// One run of a row.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) seed: u64,
+    pub(crate) budget: Budget,
+    pub(crate) programs: Programs,
+    /// The bug that the servers have, in a run that has to find it.
+    pub(crate) planted: Option<&'static str>,
+}
+
+impl Run {
+    /// How much of something to do. With a bug planted it is what the quick budget says.
+    pub(crate) fn amount(&self, quick: u64, full: u64) -> u64 {
+        match (self.planted, self.budget) {
+            (None, Budget::Full) => full,
+            _ => quick,
+        }
+    }
+
+    /// Random choices, the same for the same seed and purpose.
+    pub(crate) fn random(&self, purpose: u64) -> fastrand::Rng {
+        fastrand::Rng::with_seed(self.seed.wrapping_add(purpose.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// Held against the floor.
+    pub(crate) done: u64,
+    /// What was done, by name.
+    pub(crate) work: BTreeMap<&'static str, u64>,
+    violations: Vec<String>,
+    violated: u64,
+}
+
+impl Findings {
+    /// Notes that the claim does not hold.
+    pub(crate) fn violation(&mut self, what: impl Into<String>) {
+        self.violated += 1;
+        if self.violations.len() < TOLD {
+            self.violations.push(what.into().chars().take(TOLD_CHARACTERS).collect());
+        }
+    }
+
+    /// Notes that the claim does not hold, unless this is so.
+    pub(crate) fn claim(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        if !holds {
+            self.violation(otherwise());
+        }
+    }
+
+    /// Counts work by its name.
+    pub(crate) fn did(&mut self, what: &'static str, count: u64) {
+        *self.work.entry(what).or_default() += count;
+    }
+
+    /// Whether anything was found.
+    pub(crate) const fn is_red(&self) -> bool {
+        self.violated > 0
+    }
+}
+
+/// The line of a row.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    name: &'a str,
+    claim: &'a str,
+    seed: u64,
+    budget: &'a str,
+    holds: bool,
+    done: u64,
+    floor: u64,
+    work: BTreeMap<&'static str, u64>,
+    violations: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    told: Vec<String>,
+    /// Of each planted bug, whether it was found.
+    planted: BTreeMap<&'static str, bool>,
+    seconds: u64,
+}
+
+/// Runs the rows; whether all claims hold and all planted bugs were found.
+pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    if arguments.list {
+        for row in rows::ALL {
+            say(&json!({ "name": row.name, "claim": row.claim, "bugs": row.bugs }));
+        }
+        return Ok(true);
+    }
+    let chosen: Vec<&'static Row> = if arguments.names.is_empty() {
+        rows::ALL.to_vec()
+    } else {
+        let find = |name: &String| {
+            let found = rows::ALL.iter().copied().find(|row| row.name == name);
+            found.with_context(|| format!("there is no row {name}; --list shows them"))
+        };
+        arguments.names.iter().map(find).collect::<anyhow::Result<_>>()?
+    };
+    let with_planted = !arguments.without_planted && chosen.iter().any(|row| !row.bugs.is_empty());
+    let programs = Programs::build(with_planted).await?;
+    let mut all = true;
+    for row in chosen {
+        all &= prove(row, arguments, &programs).await?;
+    }
+    Ok(all)
+}
+
+async fn prove(row: &'static Row, arguments: &Arguments, programs: &Programs) -> anyhow::Result<bool> {
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
+    let began = Instant::now();
+    let run = Run { seed, budget: arguments.budget, programs: programs.clone(), planted: None };
+    let (budget, floor) = match arguments.budget {
+        Budget::Quick => ("quick", row.floor.0),
+        Budget::Full => ("full", row.floor.1),
+    };
+    let mut findings = Findings::default();
+    if arguments.planted.is_none() {
+        eprint(&format!("{}: {} (seed {seed})", row.name, row.claim));
+        findings = attempt(row, run.clone()).await?;
+    }
+    let mut planted = BTreeMap::new();
+    for bug in row.bugs.iter().copied() {
+        if arguments.without_planted || arguments.planted.as_ref().is_some_and(|named| named != bug) {
+            continue;
+        }
+        eprint(&format!("{}: with {bug} planted", row.name));
+        let found = attempt(row, Run { planted: Some(bug), ..run.clone() }).await?;
+        for told in found.violations.iter().take(2) {
+            eprint(&format!("  found: {told}"));
+        }
+        planted.insert(bug, found.is_red());
+    }
+    let enough = arguments.planted.is_some() || findings.done >= floor;
+    let holds = !findings.is_red() && enough && planted.values().all(|found| *found);
+    say(&Line {
+        name: row.name,
+        claim: row.claim,
+        seed,
+        budget,
+        holds,
+        done: findings.done,
+        floor,
+        work: findings.work,
+        violations: findings.violated,
+        told: findings.violations,
+        planted,
+        seconds: began.elapsed().as_secs(),
+    });
+    Ok(holds)
+}
+
+async fn attempt(row: &'static Row, run: Run) -> anyhow::Result<Findings> {
+    let deadline = match run.budget {
+        Budget::Quick => QUICK_DEADLINE,
+        Budget::Full => FULL_DEADLINE,
+    };
+    match tokio::time::timeout(deadline, (row.run)(run)).await {
+        Ok(findings) => findings.with_context(|| format!("the row {} could not be run", row.name)),
+        Err(_) => bail!("the row {} did not end within {deadline:?}", row.name),
+    }
+}
+
+/// The result: one line of JSON on standard output.
+#[expect(clippy::print_stdout, reason = "a tool of the command line")]
+fn say(line: &impl Serialize) {
+    println!("{}", serde_json::to_string(line).unwrap_or_else(|_| Value::Null.to_string()));
+}

@@ -1,0 +1,14 @@
+//! The rows: what is claimed, and the runs that would show it to be wrong.
+
+use crate::prove::Row;
+
+mod kills;
+mod limits;
+mod order;
+mod retry;
+mod sse;
+mod tenants;
+
+/// Every row.
+pub(crate) const ALL: &[&Row] =
+    &[&kills::ROW, &order::ROW, &limits::ROW, &retry::ROW, &sse::ROW, &tenants::ROW];
