@@ -14,8 +14,8 @@ use super::append::{Head, Kept, Wanted, Writes};
 use super::appender::Pending;
 use super::cache::Cache;
 use super::{Accepted, Actor, Answer, Once, Recorded, Stored, Submission, Tenant, Verdict, kept, merkle};
-use crate::{planted, random};
 use crate::vault::Key;
+use crate::{planted, random};
 
 /// What a command of a batch came to.
 pub(super) enum Decision {
