@@ -312,6 +312,12 @@ impl Life<'_> {
             }
             18 => post("POST /v1/providers/{provider}/verify", "/v1/providers/e2b/verify", None),
             19 => delete("DELETE /v1/providers/{provider}", "/v1/providers/e2b"),
+            21 => {
+                let body =
+                    json!({ "userId": self.name, "amount": 100, "currency": "usd", "period": "month" });
+                let ask = Ask::new("PUT", "/v1/billing/budgets", Some(body));
+                Write { operation: "PUT /v1/billing/budgets", ask }
+            }
             _ => return None,
         };
         Some(write)
