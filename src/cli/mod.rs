@@ -4,6 +4,7 @@ mod billing;
 mod db;
 mod doctor;
 mod event;
+mod export;
 mod key;
 mod log;
 mod org;
@@ -129,6 +130,9 @@ enum Command {
     /// The read models
     #[command(subcommand)]
     Projection(projection::Command),
+    /// What usage costs
+    #[command(subcommand)]
+    Billing(billing::Command),
     /// The logs as wholes
     #[command(subcommand)]
     Log(log::Command),
@@ -252,6 +256,7 @@ async fn with_tools(settings: &Settings, command: &Command, output: Output) -> R
                 Command::Rates(command) => rates::run(&tools, command, output).await,
                 Command::Billing(command) => billing::run(&tools, command, output).await,
                 Command::Secret(command) => secret::run(&mut tools, command, output).await,
+                Command::Billing(command) => billing::run(&tools, command, output).await,
                 Command::Log(command) => log::run(&tools, command, output).await,
                 Command::Serve(_) | Command::Db(_) | Command::Doctor(_) | Command::StripTypes => {
                     Ok(Outcome::Fine)

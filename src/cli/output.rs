@@ -46,6 +46,12 @@ pub(super) fn line(text: &str) -> bool {
     writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
 }
 
+/// Writes a piece of text to standard output, as it is: whether somebody reads.
+pub(super) fn text(piece: &str) -> bool {
+    let mut out = std::io::stdout().lock();
+    out.write_all(piece.as_bytes()).and_then(|()| out.flush()).is_ok()
+}
+
 /// Writes an error to standard error.
 pub fn complain(text: &str) {
     let _unread = writeln!(std::io::stderr().lock(), "error: {text}");

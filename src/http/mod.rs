@@ -21,6 +21,7 @@ use std::sync::Arc;
 use crate::app::App;
 
 pub use router::{document, router};
+pub(crate) use v1::usage::{export, period};
 
 /// What every handler may use: the server's parts, and what this server keeps in memory for its edge.
 #[derive(Clone)]

@@ -60,6 +60,7 @@ fn api() -> OpenApiRouter<Edge> {
         .routes(routes!(usage::entries::list))
         .routes(routes!(budgets::list, budgets::set))
         .routes(routes!(unconfirmed::list))
+        .routes(routes!(usage::export::export))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
         .routes(routes!(events::get))

@@ -59,6 +59,33 @@ async fn an_operator_makes_an_organization_and_keys_that_work_at_once_and_stop_w
 }
 
 #[tokio::test]
+async fn the_charges_of_a_period_are_exported_in_every_format() {
+    let scratch = Scratch::new();
+    let dir = scratch.path.join("data");
+    let _server = Server::start(&dir).await;
+    let organization = json(&dir, &["org", "list"]).await;
+    let org = organization["data"][0]["id"].as_str().expect("an id").to_owned();
+    let export = async |arguments: &[&str]| {
+        let all = [&["billing", "export", "--org", &org, "--from", "2025-05-01"], arguments].concat();
+        let done = timeout(DEADLINE, theazo(&dir, &all).output()).await.expect("it ends").expect("it runs");
+        (done.status.success(), String::from_utf8(done.stdout).expect("UTF-8"))
+    };
+    let (done, csv) = export(&[]).await;
+    assert!(
+        done && csv.starts_with("id,position,at,line,category,userId,") && csv.ends_with("\r\n"),
+        "{csv}"
+    );
+    let (done, focus) = export(&["--format", "focus", "--mode", "test"]).await;
+    assert!(done && focus.starts_with("BilledCost,BillingAccountId,"), "{focus}");
+    let (done, written) = export(&["--format", "json", "--until", "2025-06-30"]).await;
+    let written: Value = serde_json::from_str(&written).expect("JSON");
+    assert!(done && written["data"] == serde_json::json!([]));
+    for wrong in [["--until", "2025-04-01"], ["--format", "xlsx"]] {
+        assert!(!export(&wrong).await.0);
+    }
+}
+
+#[tokio::test]
 async fn a_sound_database_is_found_sound_and_a_changed_one_is_not() {
     let scratch = Scratch::new();
     let dir = scratch.path.join("data");

@@ -5,6 +5,7 @@
 //! up: however much has happened, as many rows are read. What came after the position is taken away again.
 
 mod entries;
+mod export;
 mod shares;
 mod totals;
 
@@ -16,6 +17,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 pub use entries::{Entry, Filter, Place, entries};
+pub use export::{Group, Part, begun, entries_after, groups};
 pub use shares::{By, Share, shares};
 pub use totals::{Total, daily, totals};
 

@@ -4,6 +4,8 @@
 //! once, for the total; the lists that break it down are allotted its cents, so that they add up to it.
 
 pub(crate) mod entries;
-mod period;
+pub(crate) mod export;
+mod focus;
+pub(crate) mod period;
 pub(crate) mod shares;
 pub(crate) mod totals;

@@ -24,9 +24,12 @@ pub(crate) struct Period {
 /// asked for is left out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
-    from: Option<Timestamp>,
-    until: Option<Timestamp>,
-    default: Default,
+    /// Its first moment, where it was given.
+    pub(crate) from: Option<Timestamp>,
+    /// The first moment after it, where it was given.
+    pub(crate) until: Option<Timestamp>,
+    /// Where it begins otherwise.
+    pub(crate) default: Default,
 }
 
 /// Where a period begins if nobody says.
@@ -39,19 +42,14 @@ pub(crate) enum Default {
 }
 
 const SECOND_MS: i64 = 1_000;
-const EXPECTED: &str = "a date such as 2025-05-01 or an RFC 3339 time";
+/// How a bound is written.
+pub(crate) const EXPECTED: &str = "a date such as 2025-05-01 or an RFC 3339 time";
 
 impl Asked {
     /// Reads `from` and `until`, and notes what is wrong with them.
     pub(crate) fn read(query: &mut Query, default: Default, now: Timestamp) -> Self {
-        let from = query.filter("from", EXPECTED, |text| {
-            let date = Day::parse(text).map(Day::start);
-            date.or_else(|_| Timestamp::parse(text).map(floor)).ok()
-        });
-        let until = query.filter("until", EXPECTED, |text| {
-            let date = Day::parse(text).map(|day| later(day.start(), DAY_MS));
-            date.or_else(|_| Timestamp::parse(text).map(ceil)).ok()
-        });
+        let from = query.filter("from", EXPECTED, beginning);
+        let until = query.filter("until", EXPECTED, end);
         let asked = Self { from, until, default };
         let period = asked.from(now, now);
         if period.until < period.from {
@@ -86,6 +84,18 @@ impl From<usage::Period> for Period {
     fn from(period: usage::Period) -> Self {
         Self { from: period.from, until: period.until }
     }
+}
+
+/// The first moment of a period that begins with this date, or at this time.
+pub(crate) fn beginning(text: &str) -> Option<Timestamp> {
+    let date = Day::parse(text).map(Day::start);
+    date.or_else(|_| Timestamp::parse(text).map(floor)).ok()
+}
+
+/// The first moment after a period that ends with this date, or before this time.
+pub(crate) fn end(text: &str) -> Option<Timestamp> {
+    let date = Day::parse(text).map(|day| later(day.start(), DAY_MS));
+    date.or_else(|_| Timestamp::parse(text).map(ceil)).ok()
 }
 
 fn floor(at: Timestamp) -> Timestamp {

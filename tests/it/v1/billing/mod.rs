@@ -2,6 +2,7 @@
 
 mod agreement;
 mod api;
+mod export;
 mod synthetic;
 
 use rust_decimal::Decimal;

@@ -182,6 +182,10 @@ pub(super) async fn write(api: &Api, events: &[(Timestamp, Event)]) {
             client.execute(user, &[&tenant, user_id, &known_as]).await.unwrap();
         }
     }
+    // What was appended before happened before.
+    let begun = theazo::database::system_time(Timestamp::from_millis(START_MS));
+    let sql = "update events set at = $3 where tenant_id = $1 and position <= $2";
+    client.execute(sql, &[&tenant, &head, &begun]).await.unwrap();
     let finish = "insert into event_subjects select tenant_id, unnest(subjects), position from events
                     where tenant_id = $1 and position > $2";
     client.execute(finish, &[&tenant, &head]).await.unwrap();

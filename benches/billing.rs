@@ -1,0 +1,185 @@
+//! The views of usage and billing over logs of different lengths, and how fast charges are made.
+//!
+//! `cargo bench --bench billing` (`-- --charges 5000000` for one size only, `--requests 300` for each view, `--quick`
+//! for 10,000 and 100,000). The program serves in a process of its own; one caller asks one view after the other over a
+//! connection that stays open. Events, ledger and sums of a log are written in bulk by SQL, as the folds would write them:
+//! calls of three charges each over 90 days, by 1,000 users with a session a month and two agents in each, and 20 models.
+//! Then 64 callers make calls through the log itself: each is opened, holding its worst case, and settled.
+
+#![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+#![expect(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "figures, not money")]
+
+#[path = "billing/calls.rs"]
+mod calls;
+#[path = "world/figures.rs"]
+mod figures;
+#[path = "world/own_log.rs"]
+mod own_log;
+#[expect(dead_code, reason = "not every bench uses all of it")]
+#[path = "world/served.rs"]
+mod served;
+mod world;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use figures::figure;
+use served::{Connection, Served};
+use theazo::clock::{Clock, SystemClock};
+use theazo_domain::time::{DAY_MS, Timestamp};
+use world::{World, argument, quick};
+
+const CALLERS: usize = 64;
+
+/// A month that is over; this month so far; and thirty days that begin and end within an hour, or rather a minute.
+fn periods() -> [(&'static str, String); 3] {
+    let now = SystemClock.now();
+    let last_month = Timestamp::from_millis(now.day().month_start().start().millis() - DAY_MS).day();
+    let whole = format!("from={}&until={last_month}", last_month.month_start());
+    let end = now.millis() - 20 * DAY_MS - 4_567_000;
+    let [from, until] = [end - 30 * DAY_MS + 1_234_000, end].map(Timestamp::from_millis);
+    [
+        ("a month", whole),
+        ("this month", String::new()),
+        ("30 days, odd edges", format!("from={from}&until={until}")),
+    ]
+}
+
+/// The views, and which of them are asked for every period.
+fn views(session: &str, agent: &str) -> Vec<(String, String)> {
+    let mut views = vec![];
+    for (period, query) in periods() {
+        for view in [
+            "usage/summary",
+            "billing/usage",
+            "billing/usage/daily",
+            "billing/usage/models",
+            "billing/usage/users",
+            "billing/usage/sessions",
+            "billing/usage/agents",
+            "billing/entries",
+        ] {
+            views.push((format!("/{view}, {period}"), format!("/v1/{view}?{query}")));
+        }
+    }
+    let (_, month) = &periods()[0];
+    for (name, filter) in [
+        ("a user", "userId=user-7".to_owned()),
+        ("a session", format!("sessionId={session}")),
+        ("an agent", format!("agentId={agent}")),
+        ("a model", "model=model-7".to_owned()),
+        ("a category", "category=model".to_owned()),
+    ] {
+        views.push((
+            format!("/billing/entries of {name}, a month"),
+            format!("/v1/billing/entries?{month}&{filter}"),
+        ));
+    }
+    views
+}
+
+/// The body of the next answer.
+async fn answer(connection: &mut Connection) -> anyhow::Result<serde_json::Value> {
+    let head = connection.head("200").await?;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = length.context("an answer says its length")?.trim().parse()?;
+    while connection.received.len() < length {
+        connection.receive().await?;
+    }
+    let rest = connection.received.split_off(length);
+    let body = std::mem::replace(&mut connection.received, rest);
+    Ok(serde_json::from_slice(&body)?)
+}
+
+/// The p50 and p99 of every view over a log of so many charges.
+async fn measure(charges: i64, requests: usize) -> anyhow::Result<Vec<(String, f64, f64)>> {
+    let world = World::new().await?;
+    let served = Served::start(&world).await?;
+    let client = world.connect("theazo").await?;
+    let began = Instant::now();
+    let load = include_str!("billing/load.sql").replace("{calls}", &(charges / 3).to_string());
+    client.batch_execute(&load).await?;
+    client.batch_execute("vacuum analyze").await?;
+    println!("{charges} charges were loaded in {:.0} s", began.elapsed().as_secs_f64());
+    let row = client
+        .query_one("select session_id, agent_id from ledger order by position desc limit 1", &[])
+        .await?;
+    let mut connection = served.connect().await?;
+    let mut figures = vec![];
+    for (name, path) in views(row.get(0), row.get(1)) {
+        let request = served.request("GET", &path, "");
+        let mut times: Vec<Duration> = vec![];
+        for number in 0..requests + 20 {
+            let began = Instant::now();
+            connection.send(&request).await?;
+            let body = answer(&mut connection).await?;
+            // The first ones warm up.
+            if number >= 20 {
+                times.push(began.elapsed());
+            }
+            ensure!(body.is_object(), "an answer is an object");
+        }
+        let figure = figure(times, requests, Duration::from_secs(1));
+        figures.push((name, figure.median_ms, figure.p99_ms));
+    }
+    agree(&served, &mut connection, &client).await?;
+    drop(served);
+    world.end().await;
+    Ok(figures)
+}
+
+/// What the views say is what the ledger adds up to, so what was written in bulk is what would have been folded.
+async fn agree(
+    served: &Served,
+    connection: &mut Connection,
+    client: &tokio_postgres::Client,
+) -> anyhow::Result<()> {
+    for (period, query) in periods() {
+        connection.send(&served.request("GET", &format!("/v1/usage/summary?{query}"), "")).await?;
+        let summary = answer(connection).await?;
+        let bound = |name: &str| summary["period"][name].as_str().map(str::to_owned).context("a bound");
+        let sql =
+            "select coalesce(sum(cost), 0) = $1::text::numeric from ledger where at >= $2::text::timestamptz
+                   and at < $3::text::timestamptz";
+        let total = summary["total"]["exact"].as_str().context("a total")?;
+        let equal: bool = client.query_one(sql, &[&total, &bound("from")?, &bound("until")?]).await?.get(0);
+        ensure!(equal, "{period}: the total is not that of the ledger");
+    }
+    Ok(())
+}
+
+async fn bench() -> anyhow::Result<()> {
+    let requests = argument("--requests", if quick() { 30.0 } else { 300.0 }) as usize;
+    let given = argument("--charges", 0.0) as i64;
+    let sizes: Vec<i64> = match (given, quick()) {
+        (0, true) => vec![10_000, 100_000],
+        (0, false) => vec![10_000, 1_000_000, 5_000_000],
+        (given, _) => vec![given],
+    };
+    let mut columns = vec![];
+    for charges in &sizes {
+        columns.push(measure(*charges, requests).await?);
+    }
+    let head: Vec<String> =
+        sizes.iter().map(|charges| format!("{charges} charges: p50 · p99 ms |")).collect();
+    println!("| view | {}", head.join(" "));
+    println!("|---|{}", "---|".repeat(sizes.len()));
+    for (index, (name, ..)) in columns[0].iter().enumerate() {
+        let cells = columns.iter().map(|column| format!("{:.2} · {:.2} |", column[index].1, column[index].2));
+        println!("| {name} | {}", cells.collect::<Vec<_>>().join(" "));
+    }
+    let seconds = argument("--seconds", if quick() { 1.0 } else { 10.0 });
+    let made = calls::make(CALLERS, seconds).await?;
+    println!(
+        "{CALLERS} callers: {:.0} calls a second, {:.0} charges a second, median {:.2} ms, p99 {:.2} ms a command",
+        made.per_second / 2.0,
+        made.per_second,
+        made.median_ms,
+        made.p99_ms
+    );
+    Ok(())
+}
+
+fn main() -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(bench())
+}
