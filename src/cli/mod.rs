@@ -139,9 +139,6 @@ enum Command {
     /// Rate cards
     #[command(subcommand)]
     Rates(rates::Command),
-    /// Money
-    #[command(subcommand)]
-    Billing(billing::Command),
     /// What is sealed
     #[command(subcommand)]
     Secret(secret::Command),
@@ -256,7 +253,6 @@ async fn with_tools(settings: &Settings, command: &Command, output: Output) -> R
                 Command::Rates(command) => rates::run(&tools, command, output).await,
                 Command::Billing(command) => billing::run(&tools, command, output).await,
                 Command::Secret(command) => secret::run(&mut tools, command, output).await,
-                Command::Billing(command) => billing::run(&tools, command, output).await,
                 Command::Log(command) => log::run(&tools, command, output).await,
                 Command::Serve(_) | Command::Db(_) | Command::Doctor(_) | Command::StripTypes => {
                     Ok(Outcome::Fine)
