@@ -94,7 +94,7 @@ async fn what_was_decided_before_another_servers_append_was_known_is_decided_aga
     // decided behind it. On the other they are ended now and then, which the first cannot know in time.
     let mut writers = JoinSet::new();
     for session in sessions.clone() {
-        for command in [Command::Pause, Command::Resume] {
+        for command in [Command::Pause, Command::Resume(Card::built_in().compute_rates())] {
             let (log, tenant) = (Arc::clone(&busy), world.tenant);
             writers.spawn(async move {
                 loop {
