@@ -32,6 +32,7 @@ fn rates() -> ModelRates {
         output: price(1_650),
         cache_read: price(33),
         cache_write: price(413),
+        long: None,
     };
     ModelRates { rate_card: "bench".to_owned(), prices: Some(prices) }
 }

@@ -111,8 +111,7 @@ pub(crate) fn written(log: Arc<Log>, export: Export) -> impl Stream<Item = Resul
             next = match next {
                 Next::Head => export.head(&log, &mut piece).await?,
                 Next::Entries(part, after) => {
-                    let next = export.entries(&log, (part, after), &mut first, &mut piece).await?;
-                    next
+                    export.entries(&log, (part, after), &mut first, &mut piece).await?
                 }
                 Next::Day(day) => export.day(&log, day, &mut piece).await?,
                 Next::Tail => {

@@ -222,7 +222,12 @@ async fn converse(stream: Box<dyn Duplex>, state: Arc<State>) {
     state.seen.lock().unwrap().push(line.clone());
     let fault = {
         let mut faults = state.faults.lock().unwrap();
-        let at = faults.iter().position(|(at, _)| line.contains(at.as_str()));
+        // With its method it is one request exactly: another below the same path must not take its fault away.
+        let meant = |at: &str| match at.contains(" /") {
+            true => line == at || line.starts_with(&format!("{at}?")),
+            false => line.contains(at),
+        };
+        let at = faults.iter().position(|(at, _)| meant(at));
         at.and_then(|at| faults.remove(at)).map(|(_, fault)| fault)
     };
     let mut answer = match &fault {
