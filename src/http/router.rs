@@ -173,7 +173,7 @@ fn describe(path: &str, method: &str, operation: &mut Value) {
     }
     let mut statuses = vec!["500", "503"];
     // Errors that an operation names itself are in the same envelope.
-    statuses.extend(["402", "502", "504"].into_iter().filter(|status| answers.contains_key(*status)));
+    statuses.extend(["402", "404", "502", "504"].into_iter().filter(|status| answers.contains_key(*status)));
     if operation["tags"] != json!(["server"]) {
         operation["security"] = json!([{ "key": [] }]);
         statuses.extend(["401", "403", "422", "429"]);
@@ -181,12 +181,15 @@ fn describe(path: &str, method: &str, operation: &mut Value) {
     if path.contains('{') {
         statuses.push("404");
     }
+    if operation.get("requestBody").is_some() {
+        without_null(&mut operation["requestBody"]["content"]["application/json"]["schema"]);
+    }
     if writes {
         statuses.extend(["409", "413", "415"]);
         let header = json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
             "description": "The same key and request gives the first answer again, for 24 hours or longer.",
-            "schema": { "type": "string", "minLength": 1, "maxLength": 255 },
+            "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
         });
         let parameters = &mut operation["parameters"];
         match parameters.as_array_mut() {
@@ -196,5 +199,14 @@ fn describe(path: &str, method: &str, operation: &mut Value) {
     }
     for status in statuses {
         operation["responses"][status] = json!({ "$ref": format!("#/components/responses/Error{status}") });
+    }
+}
+
+/// A body that may be left out is described as one that may be null, which none may.
+fn without_null(schema: &mut Value) {
+    let Some(either) = schema.get_mut("oneOf").and_then(Value::as_array_mut) else { return };
+    either.retain(|one| one["type"] != "null");
+    if either.len() == 1 {
+        *schema = either.remove(0);
     }
 }

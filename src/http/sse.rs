@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use utoipa::ToSchema;
 
 use super::Edge;
 use super::auth::Caller;
@@ -60,7 +61,8 @@ pub(crate) enum Show {
 /// The type of the event that ends a key.
 const KEY_REVOKED: &str = "key.revoked";
 
-/// One frame of a stream.
+/// One frame of a stream. Its id is the event's position.
+#[derive(ToSchema)]
 pub(crate) struct Frame {
     /// The event's type, a word.
     pub(crate) event: String,

@@ -57,6 +57,17 @@ fn the_committed_document_is_the_one_that_is_served() {
 }
 
 #[test]
+fn no_body_may_be_null() {
+    let bodies =
+        operations("x").into_iter().filter_map(|operation| operation.described.get("requestBody").cloned());
+    let bodies: Vec<Value> = bodies.collect();
+    assert!(bodies.len() > 5);
+    for body in bodies {
+        assert!(!body.to_string().contains(r#""type":"null""#), "{body}");
+    }
+}
+
+#[test]
 fn only_what_is_about_the_server_itself_is_public() {
     let public: Vec<_> = operations(UNKNOWN).into_iter().filter(|operation| operation.public).collect();
     let paths: Vec<_> = public.iter().map(|operation| operation.path.as_str()).collect();

@@ -112,7 +112,7 @@ impl NewAdjustment {
 
 /// Corrects a charge: a credit, or what it lacked. The charge stays as it is; the correction counts from now.
 #[utoipa::path(post, operation_id = "createAdjustment", path = "/v1/billing/adjustments", tag = "billing",
-    request_body = NewAdjustment, responses((status = 201, body = Adjustment)))]
+    request_body = NewAdjustment, responses((status = 201, body = Adjustment), (status = 404, body = Object)))]
 pub(crate) async fn create(
     State(edge): State<Edge>,
     administrator: Administrator,

@@ -36,7 +36,7 @@ use crate::{config, read};
             minimum = 0),
         ("Last-Event-ID" = Option<i64>, Header, description = "The same, and goes before it", minimum = 0),
     ),
-    responses((status = 200, content_type = "text/event-stream", body = String), (status = 204)))]
+    responses((status = 200, content_type = "text/event-stream", body = Frame), (status = 204)))]
 pub(crate) async fn stream(
     State(edge): State<Edge>,
     reader: Reader,

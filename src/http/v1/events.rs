@@ -121,7 +121,7 @@ pub(crate) async fn get(
         ("type" = Option<String>, Query, description = "Of this type, such as `session.created`"),
         ("subject" = Option<String>, Query, description = "About this id"),
     ),
-    responses((status = 200, content_type = "text/event-stream", body = String)))]
+    responses((status = 200, content_type = "text/event-stream", body = Frame)))]
 pub(crate) async fn stream(
     State(edge): State<Edge>,
     inspector: Inspector,
