@@ -3,12 +3,15 @@
 //! They exist only in a program that was built with the feature `planted-bugs`, which is never released, and of those
 //! only the one that `THEAZO_PLANTED` names.
 
+/// Names the bug that is planted.
+const VARIABLE: &str = "THEAZO_PLANTED";
+
 /// Whether this bug is planted.
 #[cfg(feature = "planted-bugs")]
 #[must_use]
 pub fn is(bug: &str) -> bool {
     static PLANTED: std::sync::LazyLock<Option<String>> =
-        std::sync::LazyLock::new(|| std::env::var("THEAZO_PLANTED").ok());
+        std::sync::LazyLock::new(|| std::env::var(VARIABLE).ok());
     PLANTED.as_deref() == Some(bug)
 }
 
@@ -18,6 +21,13 @@ pub fn is(bug: &str) -> bool {
 #[inline]
 pub const fn is(_bug: &str) -> bool {
     false
+}
+
+/// What a process that is started in an environment of its own is to be told of the bug that is planted.
+#[must_use]
+pub fn environment() -> Option<(&'static str, String)> {
+    let named = if cfg!(feature = "planted-bugs") { std::env::var(VARIABLE).ok() } else { None };
+    named.map(|bug| (VARIABLE, bug))
 }
 
 /// Whether this bug is planted, and its turn has come: once in so many times.

@@ -12,10 +12,10 @@ use theazo_projections::work::kind;
 use super::conversation::{Bodies, Conversation, Next};
 use super::program::Secrets;
 use super::{Desk, Done, soon_after_stop};
-use crate::config;
 use crate::log::read::{Filter, oldest};
 use crate::log::{Content, Failure, Recorded};
 use crate::read::agent::{self, Agent};
+use crate::{config, planted};
 
 /// What an action came to.
 pub(super) enum Acted {
@@ -82,9 +82,18 @@ async fn history(desk: Desk<'_>, agent_id: AgentId) -> Result<Conversation, Fail
         let events = page.iter().map(|stored| desk.app.log.decode(stored)).collect::<Result<Vec<_>, _>>()?;
         let ids: Vec<String> = events.iter().flat_map(contents_of).collect();
         let bodies = agent::bodies(desk.scope(), &ids).await?;
-        for event in &events {
+        for event in events.iter().filter(|event| !forgotten(event)) {
             conversation.fold(event, &bodies);
         }
+    }
+}
+
+/// Whether a bug that is planted forgets that a tool has been called.
+fn forgotten(event: &Event) -> bool {
+    match event {
+        Event::ToolFinished(finished) if finished.result.is_none() => planted::is("repeated-tool"),
+        Event::ToolFinished(_) => planted::strikes("forgotten-result", 2),
+        _ => false,
     }
 }
 

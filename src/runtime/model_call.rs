@@ -15,7 +15,7 @@ use super::conversation::Reply as Said;
 use crate::log::{Content, Failure};
 use crate::providers::model::{Call, CallError, Model, Prepared, Reply, ToolCall, Vendor, Verbatim};
 use crate::providers::tools::input;
-use crate::{config, random};
+use crate::{config, planted, random};
 
 impl Run<'_> {
     /// Asks the model what comes next.
@@ -185,9 +185,10 @@ impl Run<'_> {
         let said = Said { text, tool_calls, verbatim };
         let body = serde_json::to_string(&said).expect("an answer is plain data");
         let (content, reference) = Content::new(self.desk.app.clock.now(), body);
+        let times = if planted::strikes("doubled-usage", 5) { 2 } else { 1 };
         let answer = Answer {
             call_id,
-            tokens: reply.usage,
+            tokens: reply.usage.map(|used| Tokens { output: used.output * times, ..used }),
             stop: reply.stop,
             reply: reference,
             tool_calls: count,

@@ -1,5 +1,7 @@
 //! A PostgreSQL that is thrown away, and servers over it that can be killed and started again.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -32,6 +34,8 @@ pub(crate) struct Place {
     cluster: Cluster,
     program: PathBuf,
     planted: Option<&'static str>,
+    /// The user that servers are, where they are not whoever runs this.
+    user: Option<u32>,
     environment: Vec<(String, String)>,
     servers: Mutex<Vec<Option<Server>>>,
 }
@@ -51,22 +55,41 @@ pub(crate) struct Tenant {
 impl Place {
     /// A database and so many servers over it, with this besides in their environment.
     pub(crate) async fn new(run: &Run, servers: usize, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::of_user(run, servers, environment, None).await
+    }
+
+    /// The same with servers that are another user than root, who runs this.
+    pub(crate) async fn of_user(
+        run: &Run,
+        servers: usize,
+        environment: &[(&str, &str)],
+        user: Option<u32>,
+    ) -> anyhow::Result<Self> {
         let name = format!("theazo-proof-{}-{:x}", std::process::id(), fastrand::u32(..));
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory)?;
         let options =
             Options { durable: false, max_connections: 200, ..Options::new(directory.join("database")) };
         let cluster = Cluster::start(options).await?;
-        let program = match run.planted {
+        let mut program = match run.planted {
             Some(_) => run.programs.planted.clone().context("the program with bugs is built")?,
             None => run.programs.server.clone(),
         };
+        if user.is_some() {
+            // Where another user can reach both.
+            let copy = directory.join("theazo");
+            std::fs::copy(&program, &copy)?;
+            program = copy;
+            std::fs::set_permissions(socket(&cluster), Permissions::from_mode(0o777))?;
+            std::fs::set_permissions(&cluster.endpoint().socket_dir, Permissions::from_mode(0o711))?;
+        }
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let place = Self {
             directory,
             cluster,
             program,
             planted: run.planted,
+            user,
             environment: environment.collect(),
             servers: Mutex::default(),
         };
@@ -138,12 +161,33 @@ impl Place {
         Ok(())
     }
 
+    /// Where a server keeps what it has.
+    pub(crate) fn folder(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("server-{number}"))
+    }
+
+    /// The process of a server, while it runs.
+    pub(crate) fn process(&self, number: usize) -> Option<u32> {
+        self.servers().get(number)?.as_ref()?.child.id()
+    }
+
+    /// The database's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket(&self.cluster)
+    }
+
     /// Starts a server, and waits until it listens.
     pub(crate) async fn start(&self, number: usize) -> anyhow::Result<()> {
         self.database_is_up().await?;
+        let folder = self.folder(number);
         let mut command = self.theazo(&format!("server-{number}"), &["serve", "--listen", "127.0.0.1:0"]);
-        let log = self.directory.join(format!("server-{number}.log"));
-        let log = std::fs::File::options().append(true).create(true).open(log)?;
+        if let Some(user) = self.user {
+            std::fs::create_dir_all(&folder)?;
+            chown(&folder, Some(user), Some(user))?;
+            command.uid(user).gid(user).current_dir(&folder);
+        }
+        let log_path = folder.with_extension("log");
+        let log = std::fs::File::options().append(true).create(true).open(&log_path)?;
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("it is piped")?).lines();
         let listening = async {
@@ -152,7 +196,8 @@ impl Place {
                     return Ok(address.to_owned());
                 }
             }
-            bail!("the server ended before it listened")
+            let said = std::fs::read_to_string(&log_path).unwrap_or_default();
+            bail!("the server ended before it listened: {}", said.lines().next_back().unwrap_or_default())
         };
         let address = timeout(DEADLINE, listening).await.context("the server did not come up")??;
         let mut servers = self.servers();
@@ -232,6 +277,11 @@ impl Drop for Place {
         // PostgreSQL ends when its cluster is dropped, right after this; what it still writes goes nowhere.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+fn socket(cluster: &Cluster) -> PathBuf {
+    let endpoint = cluster.endpoint();
+    endpoint.socket_dir.join(format!(".s.PGSQL.{}", endpoint.port))
 }
 
 fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! Two servers over one database run agents, and are killed or told to stop in the middle of it, again and again.
 
+mod account;
 mod proof;
 
 use std::collections::BTreeMap;
@@ -179,7 +180,7 @@ impl World {
             Moment::Call => newest == "model.call_opened",
             Moment::Tool => newest == "tool.started",
             Moment::Effect => {
-                let started = proof::labels(&self.client, agent).await;
+                let started = proof::begun(&self.client, agent).await;
                 let there = self.effects(agent);
                 newest == "tool.started" && started.last().is_some_and(|label| there.contains(label))
             }

@@ -6,9 +6,20 @@ mod kills;
 mod limits;
 mod order;
 mod retry;
+mod runs;
+mod sandbox;
 mod sse;
 mod tenants;
 
 /// Every row.
-pub(crate) const ALL: &[&Row] =
-    &[&kills::ROW, &order::ROW, &limits::ROW, &retry::ROW, &sse::ROW, &tenants::ROW];
+pub(crate) const ALL: &[&Row] = &[
+    &kills::ROW,
+    &order::ROW,
+    &limits::ROW,
+    &retry::ROW,
+    &sse::ROW,
+    &tenants::ROW,
+    &runs::ROW,
+    &sandbox::ROW,
+    &sandbox::ORDINARY,
+];

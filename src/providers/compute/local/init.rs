@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, unmount};
 use rustix::process::{
     DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus, pidfd_open,
     set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, wait,
@@ -23,7 +23,7 @@ use super::message::{Failed, Inside, Layer, Report, read_frame, report, report_f
 use super::root::{HOST_ROOT, PROGRAM_DIR, WORKSPACE, remount};
 use super::seccomp;
 use super::watch::Watch;
-use crate::config;
+use crate::{config, planted};
 
 /// What the init keeps, to see what the programs use whatever they do to hide it. The programs have none.
 const KEPT: CapabilitySet =
@@ -64,22 +64,28 @@ fn start() -> Result<(Pid, Watch), Failed> {
     // Out of the supervisor's group, to which its programs could send signals.
     setsid().layer("session")?;
     let inside: Inside = read_frame().layer("message")?;
-    if std::process::id() != 1 {
+    if std::process::id() != 1 && !planted::is("no-process-namespace") {
         return Err(Failed { layer: "process namespace", reason: "the init is not process 1".to_owned() });
     }
     settle().layer("file system")?;
     rustix::system::sethostname(b"sandbox").layer("host name namespace")?;
-    if inside.own_network {
+    if inside.own_network && !planted::is("no-network-namespace") {
         raise_loopback().layer("network namespace")?;
     }
     // Nobody in here may look into this process.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).layer("init")?;
     let watch = Watch::new(&inside).layer("disk limit")?;
-    limit(&inside).layer("limits")?;
-    drop_capabilities().layer("capabilities")?;
+    if !planted::is("no-process-limits") {
+        limit(&inside).layer("limits")?;
+    }
+    if !planted::is("kept-capabilities") {
+        drop_capabilities().layer("capabilities")?;
+    }
     set_no_new_privs(true).layer("no_new_privs")?;
-    let filter = seccomp::program().layer("seccomp")?;
-    seccompiler::apply_filter(&filter).layer("seccomp")?;
+    if !planted::is("no-seccomp") {
+        let filter = seccomp::program().layer("seccomp")?;
+        seccompiler::apply_filter(&filter).layer("seccomp")?;
+    }
     let main = start_program(&inside).layer("program")?;
     report(&Report::Started);
     Ok((main, watch))
@@ -88,9 +94,15 @@ fn start() -> Result<(Pid, Watch), Failed> {
 /// A `/proc` of its own, and the host's root gone.
 fn settle() -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("proc", "/proc", "proc", flags, None)?;
-    unmount(HOST_ROOT, UnmountFlags::DETACH)?;
-    fs::remove_dir(HOST_ROOT)?;
+    if planted::is("no-process-namespace") {
+        mount_bind_recursive(format!("{HOST_ROOT}/proc"), "/proc")?;
+    } else {
+        mount("proc", "/proc", "proc", flags, None)?;
+    }
+    if !planted::is("host-root-stays") {
+        unmount(HOST_ROOT, UnmountFlags::DETACH)?;
+        fs::remove_dir(HOST_ROOT)?;
+    }
     for name in COVERED {
         let path = Path::new("/proc").join(name);
         if path.exists() {
@@ -103,6 +115,9 @@ fn settle() -> io::Result<()> {
             mount_bind(&path, &path)?;
             remount(&path, flags | MountFlags::RDONLY)?;
         }
+    }
+    if planted::is("writable-root") {
+        return Ok(());
     }
     Ok(remount(Path::new("/"), MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV)?)
 }

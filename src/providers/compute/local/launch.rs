@@ -15,8 +15,8 @@ use tokio::time::{sleep, timeout};
 use super::cgroup::Group;
 use super::message::{Inside, Outside, Report, frame};
 use super::{Options, SUPERVISOR};
-use crate::config;
 use crate::providers::compute::{End, Error, Finished};
+use crate::{config, planted};
 
 /// One run of a program.
 pub(super) struct Run {
@@ -45,7 +45,7 @@ pub(super) async fn run(options: &Options, group: Option<&Group>, run: Run) -> R
     let (ours, theirs) = StandardStream::pair().map_err(unavailable)?;
     ours.set_nonblocking(true).map_err(unavailable)?;
     let mut command = Command::new(&options.init);
-    command.arg(SUPERVISOR).env_clear().current_dir("/");
+    command.arg(SUPERVISOR).env_clear().envs(planted::environment()).current_dir("/");
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(unavailable)?;
     // The command holds the other end of the socket.

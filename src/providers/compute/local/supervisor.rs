@@ -21,6 +21,7 @@ use rustix::thread::{
 use super::message::{Failed, Layer, Outside, read_frame, report_failed};
 use super::root::{HOST_ROOT, Held, build};
 use super::{AGENT_ID, INIT};
+use crate::planted;
 
 /// What the init can do, in its own namespaces alone, until it has made itself at home.
 const OF_INIT: [CapabilitySet; 6] = [
@@ -101,11 +102,13 @@ fn become_user(id: u32) -> io::Result<()> {
 fn enter_namespaces(network: bool) -> Result<(), Failed> {
     unshare(CloneFlags::CLONE_NEWUSER).layer("user namespace")?;
     unshare(CloneFlags::CLONE_NEWNS).layer("mount namespace")?;
-    unshare(CloneFlags::CLONE_NEWPID).layer("process namespace")?;
+    if !planted::is("no-process-namespace") {
+        unshare(CloneFlags::CLONE_NEWPID).layer("process namespace")?;
+    }
     unshare(CloneFlags::CLONE_NEWIPC).layer("IPC namespace")?;
     unshare(CloneFlags::CLONE_NEWUTS).layer("host name namespace")?;
     unshare(CloneFlags::CLONE_NEWCGROUP).layer("cgroup namespace")?;
-    if !network {
+    if !network && !planted::is("no-network-namespace") {
         unshare(CloneFlags::CLONE_NEWNET).layer("network namespace")?;
     }
     Ok(())
@@ -123,7 +126,7 @@ fn keep_capabilities() -> io::Result<()> {
 
 fn start_init() -> io::Result<Child> {
     let mut init = Command::new(format!("{HOST_ROOT}/proc/self/exe"));
-    init.arg0("theazo").arg(INIT).env_clear().current_dir("/");
+    init.arg0("theazo").arg(INIT).env_clear().envs(planted::environment()).current_dir("/");
     init.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
     init.spawn()
 }

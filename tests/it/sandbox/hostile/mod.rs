@@ -1,8 +1,6 @@
 //! Programs that mean harm: each of them leaves the machine, the server and a second agent's sandbox as they were.
 
-mod exhausting;
-mod kernel;
-mod reaching;
+mod programs;
 
 use std::io::Read;
 use std::os::linux::net::SocketAddrExt;
@@ -11,47 +9,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use programs::{Hostile, SECRET, TABLES, came_out, code};
 use theazo::clock::{Clock, SystemClock};
 use theazo::providers::compute::{Compute, End, Finished, Handle, Language, Program};
-
 use theazo::random;
 
 use super::{Sandboxes, program, wrote};
 use crate::support::cluster::database;
 use crate::support::wait::until;
-
-/// What the server keeps to itself. No program may ever write it.
-const SECRET: &str = "of-the-server-alone-7d1f";
-
-/// What is expected of a program. Whatever it is, the program never writes `BREACH`, nor what is the server's.
-#[derive(Debug, Clone, Copy)]
-enum Expected {
-    /// It tried, was refused, and said `held`.
-    Held,
-    /// It was ended by this limit.
-    Over(&'static str),
-    /// It ends, in whatever way; at the timeout at the latest.
-    Ended,
-}
-
-/// A hostile program: what it does, in what language, how, and what comes of it. In the code, words in braces stand for
-/// what the server has.
-type Hostile = (&'static str, Language, &'static str, Expected);
-
-/// What Python programs begin with.
-const PREAMBLE: &str = "
-import ctypes, os, signal, socket, subprocess, sys, threading, time
-libc = ctypes.CDLL(None, use_errno=True)
-libc.syscall.restype = ctypes.c_long
-def attempt(work):
-    try: result = work()
-    except BaseException as error: print('held', type(error).__name__); return
-    print('BREACH', result)
-def refused(result):
-    if result == -1: raise OSError(ctypes.get_errno(), '')
-    return result
-def call(number, *arguments): return attempt(lambda: refused(libc.syscall(number, *arguments)))
-";
 
 /// The server that is attacked: what it holds, and what it listens on.
 struct Target {
@@ -84,12 +49,14 @@ impl Target {
         environment.arg("600").env("SERVER_SECRET", SECRET);
         let environment =
             environment.stdin(std::fs::File::open(scratch.join("secret")).unwrap()).spawn().unwrap();
+        let postgres = &database().await.endpoint;
         let neighbour_file = sandboxes.file(&new, "kept");
         let words = vec![
             ("{DATA}", scratch.display().to_string()),
             ("{SERVER}", std::process::id().to_string()),
             ("{PROCESS}", environment.id().to_string()),
-            ("{POSTGRES}", database().await.endpoint.socket_dir.display().to_string()),
+            ("{POSTGRES}", format!("{}/.s.PGSQL.{}", postgres.socket_dir.display(), postgres.port)),
+            ("{FILES}", "20000".to_owned()),
             ("{ABSTRACT}", name),
             ("{PORT}", port.local_addr().unwrap().port().to_string()),
             ("{NEIGHBOUR}", neighbour_file.display().to_string()),
@@ -98,11 +65,9 @@ impl Target {
     }
 
     async fn attack(&self, hostile: &Hostile) -> Finished {
-        let (name, language, code, _) = hostile;
+        let (name, language, ..) = hostile;
         let (_, handle) = self.sandboxes.create().await;
-        let code =
-            self.words.iter().fold((*code).to_owned(), |code, (word, value)| code.replace(word, value));
-        let code = if *language == Language::Python { format!("{PREAMBLE}{code}") } else { code };
+        let code = code(hostile, &self.words);
         let timeout = Duration::from_secs(8);
         let asked = Program { timeout, output_limit: 100_000, ..program(*language, &code) };
         let finished = self.sandboxes.compute.run(&handle, &asked).await;
@@ -156,17 +121,10 @@ async fn hold(table: &[Hostile]) {
     });
     let results: Vec<_> = attacks.buffer_unordered(3).collect().await;
     let mut wrong = vec![];
-    for ((name, _, _, expected), finished) in results {
-        let said = format!("{}{}", finished.stdout, finished.stderr);
-        let kept = !said.contains("BREACH") && !said.contains(SECRET) && !said.contains("root:$");
-        let as_expected = match expected {
-            Expected::Held => finished.end == End::Code(0) && finished.stdout.contains("held"),
-            Expected::Over(limit) => finished.stderr.contains("went past") && finished.stderr.contains(limit),
-            Expected::Ended => true,
-        };
-        if !kept || !as_expected {
-            let said: String = said.chars().take(600).collect();
-            wrong.push(format!("{name}: expected {expected:?}, ended {:?}: {said}", finished.end));
+    for (hostile, finished) in results {
+        if !came_out(hostile, &finished.stdout, &finished.stderr, finished.end == End::Code(0)) {
+            let said: String = format!("{}{}", finished.stdout, finished.stderr).chars().take(600).collect();
+            wrong.push(format!("{}: expected {:?}, ended {:?}: {said}", hostile.0, hostile.3, finished.end));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -175,15 +133,15 @@ async fn hold(table: &[Hostile]) {
 
 #[tokio::test]
 async fn what_is_the_hosts_cannot_be_reached() {
-    hold(reaching::TABLE).await;
+    hold(TABLES[0]).await;
 }
 
 #[tokio::test]
 async fn what_the_kernel_offers_beyond_programs_is_refused() {
-    hold(kernel::TABLE).await;
+    hold(TABLES[1]).await;
 }
 
 #[tokio::test]
 async fn what_would_exhaust_the_machine_ends() {
-    hold(exhausting::TABLE).await;
+    hold(TABLES[2]).await;
 }

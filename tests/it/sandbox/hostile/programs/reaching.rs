@@ -28,7 +28,7 @@ pub(super) const TABLE: &[Hostile] = &[
         "ls ../*/kept ../../*/workspace && echo BREACH || echo held",
         Held,
     ),
-    ("root's home", Bash, "ls /root /home && echo BREACH || echo held", Held),
+    ("root's home", Bash, "ls /root || ls /home && echo BREACH || echo held", Held),
     ("the root of process 1", Bash, "ls /proc/1/root/ && echo BREACH || echo held", Held),
     ("the working directory of process 1", Bash, "ls /proc/1/cwd/ && echo BREACH || echo held", Held),
     ("the environment of process 1", Bash, "cat /proc/1/environ && echo BREACH || echo held", Held),
@@ -91,9 +91,14 @@ pub(super) const TABLE: &[Hostile] = &[
         Held,
     ),
     ("by a task's root", Bash, "ls /proc/self/task/*/root{DATA} && echo BREACH || echo held", Held),
-    ("the old root", Bash, "ls /.host /.old /oldroot /mnt /host && echo BREACH || echo held", Held),
+    (
+        "the old root",
+        Bash,
+        "for d in /.host /.old /oldroot /mnt /host; do ls $d && echo BREACH; done; echo held",
+        Held,
+    ),
     ("writing to the root", Bash, "touch /x && echo BREACH || echo held", Held),
-    ("writing to the system", Bash, "touch /usr/x /usr/bin/x && echo BREACH || echo held", Held),
+    ("writing to the system", Bash, "touch /usr/x || touch /usr/bin/x && echo BREACH || echo held", Held),
     ("writing to the settings", Bash, "echo x > /etc/passwd && echo BREACH || echo held", Held),
     (
         "replacing an interpreter",
@@ -102,7 +107,12 @@ pub(super) const TABLE: &[Hostile] = &[
         Held,
     ),
     ("changing its own program", Bash, "echo x >> /run/program/main.sh && echo BREACH || echo held", Held),
-    ("making the root writable by mode", Bash, "chmod 777 / /etc /dev && echo BREACH || echo held", Held),
+    (
+        "making the root writable by mode",
+        Bash,
+        "chmod 777 / || chmod 777 /etc || chmod 777 /dev && echo BREACH || echo held",
+        Held,
+    ),
     ("giving a file away", Python, "open('f', 'w')\nattempt(lambda: os.chown('f', 0, 0))", Held),
     (
         "a program that runs as root",
@@ -121,7 +131,7 @@ pub(super) const TABLE: &[Hostile] = &[
     (
         "the database's socket",
         Python,
-        "s = socket.socket(socket.AF_UNIX)\nattempt(lambda: s.connect('{POSTGRES}/.s.PGSQL.5432'))",
+        "s = socket.socket(socket.AF_UNIX)\nattempt(lambda: s.connect('{POSTGRES}'))",
         Held,
     ),
     (

@@ -91,7 +91,7 @@ pub(super) const TABLE: &[Hostile] = &[
     (
         "many files",
         Python,
-        "for n in range(20000): os.close(os.open(f'f{n}', os.O_CREAT | os.O_WRONLY))\ntime.sleep(6); print('BREACH')",
+        "for n in range({FILES}): os.close(os.open('f%d' % n, os.O_CREAT | os.O_WRONLY))\ntime.sleep(6); print('BREACH')",
         Over("files"),
     ),
     (
