@@ -14,7 +14,7 @@ use theazo_domain::session::LimitRefused;
 use utoipa::ToSchema;
 
 use crate::log::Failure;
-use crate::{config, database};
+use crate::{config, database, planted};
 
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -216,7 +216,12 @@ pub(crate) fn finish(mut response: Response, request_id: RequestId) -> Response 
     if complete || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
-    let error = response.extensions_mut().remove::<Error>().unwrap_or_else(|| foreign(status));
+    let mut error = response.extensions_mut().remove::<Error>().unwrap_or_else(|| foreign(status));
+    if planted::is("server-error")
+        && matches!(&error, Error::Unprocessable(fields) if fields.iter().any(|field| field.path == "limit"))
+    {
+        error = Error::Internal;
+    }
     let mut finished = (error.status(), Json(error.envelope(request_id))).into_response();
     for name in [RETRY_AFTER, ALLOW] {
         if let Some(value) = response.headers().get(&name) {

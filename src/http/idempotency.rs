@@ -83,7 +83,11 @@ fn once(edge: &Edge, caller: &Caller, request: &Signed) -> Option<Once> {
 
 /// A success, as it is sent and kept.
 pub(crate) fn success(status: StatusCode, body: &impl Serialize) -> Answer {
-    let body = serde_json::to_vec(body).expect("an answer is plain data");
+    let mut body = serde_json::to_vec(body).expect("an answer is plain data");
+    if planted::is("other-type") {
+        let text = String::from_utf8_lossy(&body).replace(r#""status":"active""#, r#""status":1"#);
+        body = text.into_bytes();
+    }
     Answer { status: status.as_u16(), body }
 }
 

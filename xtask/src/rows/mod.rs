@@ -2,6 +2,7 @@
 
 use crate::prove::Row;
 
+mod api;
 mod kills;
 mod limits;
 mod order;
@@ -22,4 +23,5 @@ pub(crate) const ALL: &[&Row] = &[
     &runs::ROW,
     &sandbox::ROW,
     &sandbox::ORDINARY,
+    &api::ROW,
 ];

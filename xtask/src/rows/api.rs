@@ -1,0 +1,121 @@
+//! Schemathesis asks every operation of the API document that a server serves, as two tenants, and holds every answer
+//! against the document.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures_util::FutureExt;
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::place::Place;
+use crate::prove::{Findings, Row, Run};
+
+pub(crate) const ROW: Row = Row {
+    name: "api",
+    claim: "the server does what its API document says, for two tenants, on every operation",
+    floor: (500, 5_000),
+    bugs: &["server-error", "other-type"],
+    run: |run| prove(run).boxed(),
+};
+
+/// The tool, from PyPI.
+const REQUIREMENT: &str = "schemathesis==4.32.5";
+/// How long it takes to install it at most, and to run it beyond the time that it is given.
+const INSTALL_DEADLINE: Duration = Duration::from_secs(120);
+const GRACE: Duration = Duration::from_secs(60);
+/// An answer of 422 to what the document allows is no failure: that it is refused, with the field and the rule, is what
+/// it says of each operation, and what a cursor has to be for instance no schema says.
+const SETTINGS: &str = r#"
+[auth.wfc]
+path = "tenants.json"
+peers = ["one", "other"]
+
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "3xx", "401", "402", "403", "404", "409", "422", "429", "502", "504"]
+"#;
+
+async fn prove(run: Run) -> anyhow::Result<Findings> {
+    let tool = tool(&run).await?;
+    let place = Place::new(&run, 1, &[]).await?;
+    let (one, other) = (place.organization("test").await?, place.organization("test").await?);
+    let folder = place.directory().join("schemathesis");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("schemathesis.toml"), SETTINGS)?;
+    let tenant = |name: &str, key: &str| {
+        let header = json!({ "name": "Authorization", "value": format!("Bearer {key}") });
+        json!({ "name": name, "fixedHeaders": [header] })
+    };
+    let tenants = json!({ "auth": [tenant("one", &one.key), tenant("other", &other.key)] });
+    std::fs::write(folder.join("tenants.json"), tenants.to_string())?;
+    let address = place.address(0).context("a server runs")?;
+    let seconds = if run.planted.is_some() { 45 } else { run.amount(100, 3_600) };
+    let said = ask(&tool, &folder, &address, &run, seconds).await?;
+    let report = std::fs::read_to_string(folder.join("report.json"))
+        .with_context(|| format!("schemathesis has written no report: {said}"))?;
+    let mut findings = Findings::default();
+    judge(&serde_json::from_str(&report)?, &said, &mut findings);
+    place.stop().await?;
+    Ok(findings)
+}
+
+/// Lets the tool ask for so many seconds, and gives what it said.
+async fn ask(tool: &Path, folder: &Path, address: &str, run: &Run, seconds: u64) -> anyhow::Result<String> {
+    let mut command = Command::new(tool);
+    command.args(["run", &format!("http://{address}/v1/openapi.json"), "--checks", "all", "--no-color"]);
+    command.args(["--workers", "2", "--continue-on-failure", "--no-shrink", "--request-timeout", "30"]);
+    command.args(["--seed", &(run.seed % (1 << 32)).to_string(), "--max-time", &seconds.to_string()]);
+    command.args(["--max-examples", &run.amount(5, 200).to_string()]);
+    command.args(["--report", "json", "--report-json-path", "report.json"]);
+    command.current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(Duration::from_secs(seconds) + GRACE, command.output()).await;
+    let output = output.context("schemathesis does not end")??;
+    let said = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+fn judge(report: &Value, said: &str, findings: &mut Findings) {
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    let operations = &report["operations"];
+    findings.done = number(&report["test_cases"]["generated"]);
+    findings.did("requests and sequences of them", findings.done);
+    findings.did("operations", number(&operations["tested"]));
+    findings.claim(operations["tested"] == operations["total"] && number(&operations["total"]) > 0, || {
+        format!("not every operation was asked: {operations}")
+    });
+    for failure in report["failures"].as_array().into_iter().flatten() {
+        findings.violation(failure.to_string());
+    }
+    for error in report["errors"].as_array().into_iter().flatten() {
+        findings.violation(error.to_string());
+    }
+    if findings.is_red() {
+        let from = said.find(" FAILURES ").unwrap_or_default();
+        findings.violation(said[from..].to_owned());
+    }
+}
+
+/// The tool, installed beside the programs where it is not there yet.
+async fn tool(run: &Run) -> anyhow::Result<PathBuf> {
+    let folder = run.programs.server.parent().context("the program is in a folder")?.join("schemathesis");
+    let tool = folder.join("bin/schemathesis");
+    if tool.exists() {
+        return Ok(tool);
+    }
+    let environment = folder.display().to_string();
+    let pip = folder.join("bin/pip").display().to_string();
+    for command in [
+        vec!["python3", "-m", "venv", &environment],
+        vec![&*pip, "install", "--quiet", "--disable-pip-version-check", REQUIREMENT],
+    ] {
+        let mut running = Command::new(command[0]);
+        running.args(&command[1..]).stdin(Stdio::null()).kill_on_drop(true);
+        let output = timeout(INSTALL_DEADLINE, running.output()).await;
+        let output = output.with_context(|| format!("{command:?} does not end"))??;
+        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(tool)
+}
