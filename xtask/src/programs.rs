@@ -35,6 +35,14 @@ async fn build(features: &[&str], name: &str) -> anyhow::Result<PathBuf> {
     let mut command = Command::new(cargo);
     command.args(["build", "--profile", "bench", "--package", "theazo", "--bin", "theazo"]);
     command.args(["--message-format", "json-render-diagnostics"]).args(features);
+    // What cargo tells the program that it runs. Build scripts of dependencies look at some of it, and all that stands on
+    // them would be built again, each time that it changes between there and not there.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&*name);
+        }
+    }
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().await?;
     if !output.status.success() {
         bail!("the server does not build");

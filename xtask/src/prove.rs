@@ -1,6 +1,7 @@
 //! `cargo xtask prove`: runs rows, gives one JSON line each, and holds each against its floor and its planted bugs.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -70,6 +71,23 @@ pub(crate) struct Run {
     pub(crate) programs: Programs,
     /// The bug that the servers have, in a run that has to find it.
     pub(crate) planted: Option<&'static str>,
+    /// What it does now: told where it does not end.
+    pub(crate) doing: Doing,
+}
+
+/// What a run does now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Doing(Arc<Mutex<String>>);
+
+impl Doing {
+    /// Notes it.
+    pub(crate) fn now(&self, what: impl Into<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what.into();
+    }
+
+    fn told(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Run {
@@ -173,7 +191,13 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 async fn prove(row: &'static Row, arguments: &Arguments, programs: &Programs) -> anyhow::Result<bool> {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     let began = Instant::now();
-    let run = Run { seed, budget: arguments.budget, programs: programs.clone(), planted: None };
+    let run = Run {
+        seed,
+        budget: arguments.budget,
+        programs: programs.clone(),
+        planted: None,
+        doing: Doing::default(),
+    };
     let (budget, floor) = match arguments.budget {
         Budget::Quick => ("quick", row.floor.0),
         Budget::Full => ("full", row.floor.1),
@@ -219,9 +243,12 @@ async fn attempt(row: &'static Row, run: Run) -> anyhow::Result<Findings> {
         Budget::Quick => QUICK_DEADLINE,
         Budget::Full => FULL_DEADLINE,
     };
+    let doing = run.doing.clone();
     match tokio::time::timeout(deadline, (row.run)(run)).await {
         Ok(findings) => findings.with_context(|| format!("the row {} could not be run", row.name)),
-        Err(_) => bail!("the row {} did not end within {deadline:?}", row.name),
+        Err(_) => {
+            bail!("the row {} did not end within {deadline:?}; its last step: {}", row.name, doing.told())
+        }
     }
 }
 

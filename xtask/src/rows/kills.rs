@@ -42,11 +42,13 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
             (0..CALLERS).map(|caller| load.caller(caller, run.random(number * 1_000 + caller as u64 + 7)));
         let calling = join_all(callers);
         let killing = async {
-            let outcome = kill_around(&place, &load, &mut random, KILLS_A_LOG.min(kills)).await;
+            let outcome = kill_around(&place, &load, &run, &mut random, KILLS_A_LOG.min(kills)).await;
             load.over.store(true, Ordering::Relaxed);
+            run.doing.now("the callers end");
             outcome
         };
         let (called, kills_here) = tokio::join!(calling, killing);
+        run.doing.now(format!("log {number} is checked"));
         killed += kills_here?;
         for outcome in called {
             if let Err(error) = outcome {
@@ -67,6 +69,7 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
 async fn kill_around(
     place: &Place,
     load: &Load<'_>,
+    run: &Run,
     random: &mut fastrand::Rng,
     kills: u64,
 ) -> anyhow::Result<u64> {
@@ -75,10 +78,12 @@ async fn kill_around(
         // The load goes on for a while between kills, however long the servers take to come back.
         let aim = load.acknowledged.load(Ordering::Relaxed) + random.u64(20..400);
         let until = tokio::time::Instant::now() + Duration::from_secs(30);
+        run.doing.now(format!("the load goes on after {killed} kills"));
         while load.acknowledged.load(Ordering::Relaxed) < aim && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(random.u64(1..10))).await;
         }
         let victim = random.usize(..2);
+        run.doing.now(format!("kill {killed}"));
         match random.u8(..4) {
             0 => place.kill_database()?,
             1 => {
