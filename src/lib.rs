@@ -15,6 +15,8 @@ pub mod config;
 /// The way to PostgreSQL.
 pub mod database;
 /// The API over HTTP.
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod http;
 /// The secrets of API keys.
 pub mod keys;

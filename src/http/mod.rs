@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 use crate::app::App;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use page::Listing;
 pub use router::{document, router};
 pub(crate) use v1::usage::{export, period};
 
@@ -40,4 +42,10 @@ impl Edge {
     fn new(app: Arc<App>) -> Self {
         Self { app, credentials: Arc::default(), rates: Arc::default(), frames: Arc::default() }
     }
+}
+
+/// The parameters of a query, as a request's are read.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn query(text: &str) -> query::Query {
+    query::Query::parse(text)
 }

@@ -14,6 +14,9 @@ use tokio::time::timeout;
 /// Longer than any answer takes that the server still gives.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(150);
 
+/// After so long without a piece a stream is taken to have given what there is.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// A request.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
@@ -57,6 +60,15 @@ impl Answer {
     }
 }
 
+/// What a stream gives until it ends, or until nothing comes for a while: it may have no end.
+async fn until_quiet(mut body: Incoming) -> anyhow::Result<Vec<u8>> {
+    let mut given = vec![];
+    while let Ok(Some(frame)) = timeout(QUIET, body.frame()).await {
+        given.extend(frame?.into_data().unwrap_or_default());
+    }
+    Ok(given)
+}
+
 /// A caller: one connection at a time, made anew when it breaks.
 pub(crate) struct Caller {
     key: String,
@@ -87,7 +99,14 @@ impl Caller {
         let response = self.open(address, ask).await?;
         let status = response.status().as_u16();
         let replayed = response.headers().contains_key("idempotency-replayed");
-        let body = response.into_body().collect().await?.to_bytes();
+        let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok());
+        let body = if kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+            let body = until_quiet(response.into_body()).await?;
+            self.hang_up();
+            body
+        } else {
+            response.into_body().collect().await?.to_bytes().to_vec()
+        };
         Ok(Answer { status, replayed, text: String::from_utf8_lossy(&body).into_owned() })
     }
 

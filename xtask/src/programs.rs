@@ -21,7 +21,7 @@ impl Programs {
     pub(crate) async fn build(with_planted: bool) -> anyhow::Result<Self> {
         let server = build(&[], "theazo").await?;
         let planted = if with_planted {
-            Some(build(&["--features", "planted-bugs"], "theazo-planted").await?)
+            Some(build(&["--features", "theazo/planted-bugs"], "theazo-planted").await?)
         } else {
             None
         };
@@ -33,7 +33,9 @@ impl Programs {
 async fn build(features: &[&str], name: &str) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);
-    command.args(["build", "--profile", "bench", "--package", "theazo", "--bin", "theazo"]);
+    // With this package beside it, whose dependencies ask for features of their own: what was built for it is used.
+    command.args(["build", "--profile", "bench", "--package", "theazo", "--package", "xtask"]);
+    command.args(["--bin", "theazo"]);
     command.args(["--message-format", "json-render-diagnostics"]).args(features);
     // What cargo tells the program that it runs. Build scripts of dependencies look at some of it, and all that stands on
     // them would be built again, each time that it changes between there and not there.

@@ -146,6 +146,31 @@ async fn read(
     Ok(())
 }
 
+/// What a stream in these pieces comes to: the text given as it came, and how it ended.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read_pieces(mut decoder: impl Decoder, pieces: &[&[u8]]) -> (String, String) {
+    let (mut parser, mut text) = (Parser::default(), String::new());
+    let mut broken = None;
+    'pieces: for piece in pieces {
+        let Ok(events) = parser.push(piece) else {
+            broken = Some("too large".to_owned());
+            break;
+        };
+        for event in events {
+            broken = decoder.take(&event, &mut |delta: &str| text.push_str(delta)).err();
+            if broken.is_some() || decoder.has_ended() {
+                break 'pieces;
+            }
+        }
+    }
+    let ended = match decoder.finish() {
+        // A call that its vendor gave no id has one at random.
+        Ok(reply) => format!("{} {:?} {:?} {}", reply.text, reply.stop, reply.usage, reply.tool_calls.len()),
+        Err(partial) => format!("{partial:?} {broken:?}"),
+    };
+    (text, ended)
+}
+
 /// The vendor's refusal, in its own words as far as they can be had.
 async fn refusal(mut answer: client::Reply, key: &str) -> CallError {
     let mut body = vec![];

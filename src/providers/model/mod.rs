@@ -22,6 +22,12 @@ pub use openai::OpenAi;
 pub use schema::plausible;
 pub use theazo_domain::agent::{Stop, Tokens as Usage};
 
+/// What the stream of each vendor comes to that these pieces are: the text given as it came, and how it ended.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_streams(pieces: &[&[u8]]) -> [(String, String); 2] {
+    [exchange::read_pieces(anthropic::decoder(), pieces), exchange::read_pieces(openai::decoder(), pieces)]
+}
+
 /// A vendor's protocol for asking models.
 #[async_trait]
 pub trait Model: Send + Sync {

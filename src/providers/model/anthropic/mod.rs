@@ -63,3 +63,9 @@ impl Model for Anthropic {
         self.wire.exchange(request, answer::Decoder::new(&prepared.model), deltas).await
     }
 }
+
+/// What understands a stream of this vendor's.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn decoder() -> impl super::exchange::Decoder {
+    answer::Decoder::new("claude")
+}

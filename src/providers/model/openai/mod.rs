@@ -53,3 +53,9 @@ impl Model for OpenAi {
         self.wire.exchange(request, answer::Decoder::default(), deltas).await
     }
 }
+
+/// What understands a stream of this vendor's.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn decoder() -> impl super::exchange::Decoder {
+    answer::Decoder::default()
+}
