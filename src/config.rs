@@ -40,6 +40,8 @@ pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 pub const LOG_PAGE: i64 = 5_000;
 /// Events that a live feed keeps in memory for its streams; a reader further behind reads the database.
 pub const FEED_EVENTS: usize = 4_096;
+/// Frames that are kept as they were sent, for all who follow the same: a little more than a burst of them.
+pub const SHARED_FRAMES: usize = 1_024;
 /// Events that a stream takes from the log or its feed at a time.
 pub const STREAM_PAGE: i64 = 256;
 /// How often an event stream sends a comment, so that proxies do not cut it.

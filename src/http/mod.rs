@@ -36,11 +36,13 @@ pub(crate) struct Edge {
     rates: Arc<rate::Rates>,
     /// Frames of agents' streams, made once for all that follow an agent.
     frames: Arc<v1::agent_stream::Frames>,
+    /// Frames of streams of events, for all that follow a log.
+    events: Arc<sse::Frames>,
 }
 
 impl Edge {
     fn new(app: Arc<App>) -> Self {
-        Self { app, credentials: Arc::default(), rates: Arc::default(), frames: Arc::default() }
+        Self { app, credentials: Arc::default(), rates: Arc::default(), frames: Arc::default(), events: Arc::default() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Streams of events over HTTP (Server-Sent Events): what was missed, then what happens, without a gap or a repeat.
 
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::{Body, Bytes};
 use axum::extract::FromRequestParts;
@@ -9,6 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use lru::LruCache;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use utoipa::ToSchema;
@@ -17,8 +19,8 @@ use super::Edge;
 use super::auth::Caller;
 use super::error::Error;
 use super::query::Query;
-use super::v1::agent_stream;
-use crate::log::{FeedReader, Stored};
+use super::v1::{agent_stream, events};
+use crate::log::{FeedReader, Stored, TenantId};
 use crate::{config, planted};
 
 /// The last position that the caller has: in the header that browsers send when they come back, else `?after=`.
@@ -47,13 +49,13 @@ pub(crate) fn position(text: &str) -> Option<i64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// What an event is in a stream: `None` where it is no part of it.
-pub(crate) type Making = Box<dyn Fn(&Stored) -> Option<Frame> + Send + Sync>;
+/// Whether an event is part of a stream.
+pub(crate) type Part = Box<dyn Fn(&Stored) -> bool + Send + Sync>;
 
 /// What is shown of a log.
 pub(crate) enum Show {
-    /// What this makes of each event: nothing where it is no part of the stream.
-    Events(Making),
+    /// The events that this lets through.
+    Events(Part),
     /// What this agent does, until it has ended.
     Agent(String),
 }
@@ -68,6 +70,40 @@ pub(crate) struct Frame {
     pub(crate) event: String,
     /// One line of JSON.
     pub(crate) data: String,
+}
+
+impl Frame {
+    /// The bytes that are sent.
+    pub(crate) fn bytes(&self, position: i64) -> Bytes {
+        let Self { event, data } = self;
+        format!("id: {position}\nevent: {event}\ndata: {data}\n\n").into()
+    }
+}
+
+/// Frames that were made of late, as they are sent: thousands of streams share the bytes of one.
+pub(crate) struct Frames {
+    made: Mutex<LruCache<(TenantId, i64), Bytes>>,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        let most = NonZeroUsize::new(config::SHARED_FRAMES).unwrap_or(NonZeroUsize::MIN);
+        Self { made: Mutex::new(LruCache::new(most)) }
+    }
+}
+
+impl Frames {
+    /// The frame of an event, made by whoever asks first; none where the event cannot be shown.
+    fn of(&self, tenant: TenantId, stored: &Stored) -> Option<Bytes> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (tenant, stored.position);
+        if let Some(bytes) = made.get(&key) {
+            return Some(bytes.clone());
+        }
+        let bytes = events::frame(stored)?.bytes(stored.position);
+        made.put(key, bytes.clone());
+        Some(bytes)
+    }
 }
 
 /// A stream that is being answered.
@@ -129,18 +165,18 @@ async fn next(mut streaming: Streaming) -> Option<(Result<Bytes, std::convert::I
                     return None;
                 }
             },
-            () = sleep_until(streaming.quiet_until) => ":\n\n".to_owned(),
+            () = sleep_until(streaming.quiet_until) => Bytes::from_static(b":\n\n"),
         };
         if !bytes.is_empty() {
             streaming.quiet_until = Instant::now() + config::STREAM_KEEP_ALIVE;
-            return Some((Ok(Bytes::from(bytes)), streaming));
+            return Some((Ok(bytes), streaming));
         }
     }
 }
 
 impl Streaming {
     /// What is sent of these events; `None` when the stream is over, because its key is revoked.
-    async fn frames(&mut self, events: &[Arc<Stored>]) -> Option<String> {
+    async fn frames(&mut self, events: &[Arc<Stored>]) -> Option<Bytes> {
         if events.iter().any(|stored| self.revokes(stored)) {
             return None;
         }
@@ -160,22 +196,18 @@ impl Streaming {
     }
 
     /// The frames of these events; `None` when the database is away: the caller comes back with the last position.
-    async fn shown(&mut self, events: &[Arc<Stored>]) -> Option<String> {
-        let mut frames = String::new();
+    async fn shown(&mut self, events: &[Arc<Stored>]) -> Option<Bytes> {
+        let mut frames = vec![];
         match &self.show {
-            Show::Events(show) => {
-                for stored in events {
-                    if let Some(frame) = show(stored) {
-                        write(&mut frames, stored, &frame);
-                    }
-                }
+            Show::Events(part) => {
+                let shown = events.iter().filter(|stored| part(stored));
+                frames.extend(shown.filter_map(|stored| self.edge.events.of(self.caller.tenant.id, stored)));
             }
             Show::Agent(agent) => {
                 for stored in events.iter().filter(|stored| stored.subjects.contains(agent)) {
                     let made = self.edge.frames.of(&self.edge, self.caller.tenant, stored).await;
                     match made {
-                        Ok(Some(frame)) => write(&mut frames, stored, &frame),
-                        Ok(None) => {}
+                        Ok(frame) => frames.extend(frame),
                         Err(error) => {
                             tracing::warn!(%error, "a stream ends early");
                             return None;
@@ -188,19 +220,15 @@ impl Streaming {
                 }
             }
         }
-        Some(frames)
+        frames.retain(|_| !planted::strikes("skipped-event", 500));
+        Some(match &mut frames[..] {
+            [only] => std::mem::take(only),
+            _ => frames.concat().into(),
+        })
     }
 
     /// Whether an event is the end of the key that this stream was opened with.
     fn revokes(&self, stored: &Stored) -> bool {
         stored.kind == KEY_REVOKED && stored.subjects.contains(&self.caller.key_id.to_string())
     }
-}
-
-fn write(frames: &mut String, stored: &Stored, frame: &Frame) {
-    if planted::strikes("skipped-event", 500) {
-        return;
-    }
-    let Frame { event, data } = frame;
-    frames.push_str(&format!("id: {}\nevent: {event}\ndata: {data}\n\n", stored.position));
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -58,7 +59,7 @@ pub(crate) async fn stream(
 }
 
 /// A frame that is being made, or was.
-type Making = Arc<OnceCell<Option<Arc<Frame>>>>;
+type Making = Arc<OnceCell<Option<Bytes>>>;
 
 /// Frames of agents' streams, made once for all that follow an agent.
 pub(crate) struct Frames {
@@ -67,7 +68,7 @@ pub(crate) struct Frames {
 
 impl Default for Frames {
     fn default() -> Self {
-        let most = NonZeroUsize::new(config::FEED_EVENTS).unwrap_or(NonZeroUsize::MIN);
+        let most = NonZeroUsize::new(config::SHARED_FRAMES).unwrap_or(NonZeroUsize::MIN);
         Self { made: Mutex::new(LruCache::new(most)) }
     }
 }
@@ -79,7 +80,7 @@ impl Frames {
         edge: &Edge,
         tenant: Tenant,
         stored: &Stored,
-    ) -> Result<Option<Arc<Frame>>, database::Error> {
+    ) -> Result<Option<Bytes>, database::Error> {
         if !KINDS.contains(&stored.kind.as_str()) {
             return Ok(None);
         }
@@ -106,7 +107,7 @@ pub(crate) fn ends(stored: &Stored) -> bool {
     matches!(stored.kind.as_str(), "agent.terminated" | "agent.failed")
 }
 
-async fn make(edge: &Edge, tenant: Tenant, stored: &Stored) -> Result<Option<Arc<Frame>>, database::Error> {
+async fn make(edge: &Edge, tenant: Tenant, stored: &Stored) -> Result<Option<Bytes>, database::Error> {
     let event = edge.app.log.decode(stored).map_err(|error| database::Error::Row(error.to_string()))?;
     let reference = match &event {
         Event::CallSettled(settled) if settled.tool_calls > 0 => Some(&settled.reply),
@@ -121,7 +122,7 @@ async fn make(edge: &Edge, tenant: Tenant, stored: &Stored) -> Result<Option<Arc
     } else {
         read::agent::bodies(edge.app.log.scope(tenant.id), &ids).await?
     };
-    Ok(frame(&event, reference, &bodies).map(Arc::new))
+    Ok(frame(&event, reference, &bodies).map(|frame| frame.bytes(stored.position)))
 }
 
 fn frame(event: &Event, reference: Option<&ContentRef>, bodies: &HashMap<String, String>) -> Option<Frame> {

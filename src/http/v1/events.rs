@@ -134,8 +134,7 @@ pub(crate) async fn stream(
         kind.as_ref().is_none_or(|kind| *kind == stored.kind)
             && subject.as_ref().is_none_or(|subject| stored.subjects.contains(subject))
     };
-    let show = move |stored: &Stored| part(stored).then(|| frame(stored)).flatten();
-    sse::follow(edge, inspector.into_caller(), last, Show::Events(Box::new(show))).await
+    sse::follow(edge, inspector.into_caller(), last, Show::Events(Box::new(part))).await
 }
 
 /// The filters that a listing and a stream share.
@@ -227,7 +226,8 @@ fn shown(stored: Stored) -> Result<Shown, Error> {
     })
 }
 
-fn frame(stored: &Stored) -> Option<Frame> {
+/// What an event is in a stream; none where what is stored is no JSON.
+pub(crate) fn frame(stored: &Stored) -> Option<Frame> {
     let event = shown(stored.clone()).ok()?;
     let data = serde_json::to_string(&event).expect("an event is plain data");
     Some(Frame { event: stored.kind.clone(), data })
