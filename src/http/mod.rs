@@ -42,7 +42,13 @@ pub(crate) struct Edge {
 
 impl Edge {
     fn new(app: Arc<App>) -> Self {
-        Self { app, credentials: Arc::default(), rates: Arc::default(), frames: Arc::default(), events: Arc::default() }
+        Self {
+            app,
+            credentials: Arc::default(),
+            rates: Arc::default(),
+            frames: Arc::default(),
+            events: Arc::default(),
+        }
     }
 }
 

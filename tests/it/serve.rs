@@ -1,15 +1,18 @@
 //! The serving loop: what a caller may hold up, and how it ends.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::routing::get;
 use nix::sys::signal::Signal;
 use theazo::{config, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::support::cluster::{Scratch, database, url_of};
@@ -103,6 +106,53 @@ async fn http_2_is_spoken_to_those_who_begin_with_it() {
     let mut frame = [0; 9];
     stream.read_exact(&mut frame).await.expect("it answers");
     assert_eq!(frame[3], 4);
+}
+
+/// Tells when it is dropped.
+struct Gone(Option<tokio::sync::oneshot::Sender<()>>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        if let Some(told) = self.0.take() {
+            let _ = told.send(());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_holds_up_nobody_takes_no_memory_and_is_cut() {
+    const PIECE: Bytes = Bytes::from_static(&[b'.'; 16 * 1_024]);
+    let (gone, told) = oneshot::channel();
+    let (made, gone) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Some(gone))));
+    let counted = Arc::clone(&made);
+    let endless = get(async move || {
+        let gone = Gone(gone.lock().unwrap().take());
+        let pieces = futures_util::stream::repeat_with(move || {
+            let _alive = &gone;
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::convert::Infallible>(PIECE)
+        });
+        Body::from_stream(pieces)
+    });
+    let serving = start(hello().route("/endless", endless)).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stalled = socket.connect(serving.address).await.unwrap();
+    stalled.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut told = std::pin::pin!(told);
+    let deadline = tokio::time::Instant::now() + config::STALLED_READER * 3;
+    loop {
+        // Others are answered all the while.
+        let answer = exchange(&serving.address.to_string(), REQUEST).await.unwrap();
+        assert!(answer.ends_with("hello"), "{answer}");
+        match tokio::time::timeout(Duration::from_millis(250), &mut told).await {
+            Ok(_) => break,
+            Err(_) => assert!(tokio::time::Instant::now() < deadline, "the reader was not cut"),
+        }
+    }
+    // What the system's buffers of a connection hold at most, and what the server holds before them.
+    let bytes = made.load(Ordering::Relaxed) * PIECE.len();
+    assert!(bytes < 8 * 1_024 * 1_024, "{bytes} bytes were made for one who takes nothing");
 }
 
 #[tokio::test]
