@@ -135,6 +135,7 @@ async fn theirs(cqrs: Arc<Cqrs>, until: Instant) -> anyhow::Result<Vec<Duration>
                 user: None,
                 session: None,
                 payers: theazo_domain::budget::Payers::default(),
+                stock: theazo_domain::Stock::default(),
             };
             let began = Instant::now();
             cqrs.execute(&session.to_string(), (command, facts)).await?;

@@ -55,7 +55,7 @@ impl Command {
     }
 
     /// Whose states the decision stands on besides the target's, which is this one: for what an agent does its
-    /// session, and for what moves money the end user and the organization.
+    /// session, for what moves money the end user and the organization, and for a new agent what it is made from.
     #[must_use]
     pub fn witnesses(&self, target: &AggregateState, organization_id: OrganizationId) -> Vec<Subject> {
         let payers = |user_id| [Subject::User(user_id), Subject::Organization(organization_id)];
@@ -68,7 +68,8 @@ impl Command {
                 None => vec![],
             },
             (Self::Session(_, command), AggregateState::Session(session)) => {
-                session.payer(command).map_or_else(Vec::new, |user_id| payers(user_id).to_vec())
+                let payers = session.payer(command).map(payers);
+                payers.into_iter().flatten().chain(made_from(command)).collect()
             }
             (Self::Billing(billing::Command::Adjust(adjusting)), _) => {
                 let session = Subject::Session(adjusting.place.session_id);
@@ -99,6 +100,13 @@ impl Command {
                 | Self::Definition(_, definition::Command::Create(_))
         )
     }
+}
+
+/// What a new agent is made from.
+fn made_from(command: &session::Command) -> Vec<Subject> {
+    let session::Command::AddAgent(agent) = command else { return vec![] };
+    let definition = agent.definition.map(|made_from| Subject::Definition(made_from.definition_id));
+    definition.into_iter().chain([Subject::Providers]).collect()
 }
 
 /// The state of one aggregate, whichever it is.

@@ -90,6 +90,17 @@ pub struct Facts {
     pub session: Option<session::Standing>,
     /// What the end user and the organization have spent, and may.
     pub payers: budget::Payers,
+    /// What a new agent can be made from.
+    pub stock: Stock,
+}
+
+/// What a new agent can be made from.
+#[derive(Debug, Clone, Default)]
+pub struct Stock {
+    /// Who can run its sandbox.
+    pub providers: provider::Offer,
+    /// Where the definition stands that it is to be made from.
+    pub definition: Option<definition::Status>,
 }
 
 impl Facts {
@@ -97,7 +108,8 @@ impl Facts {
     #[must_use]
     pub fn new(now: Timestamp, subject: Subject, organization_id: OrganizationId) -> Self {
         let payers = budget::Payers::default();
-        Self { now, subject, organization_id, user: None, session: None, payers }
+        let stock = Stock::default();
+        Self { now, subject, organization_id, user: None, session: None, payers, stock }
     }
 }
 
@@ -110,6 +122,9 @@ pub enum Refusal {
     /// Something without an id that the command names does not exist.
     #[error("{0}")]
     Absent(String),
+    /// What the command is to make needs a provider that is not configured.
+    #[error("{} is not configured", .0.as_str())]
+    Unconfigured(provider::ProviderName),
     /// Agents that are neither terminated nor failed use what the command would end.
     #[error("{what} has active agents: {}", agents.len())]
     InUse {

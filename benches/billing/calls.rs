@@ -13,6 +13,7 @@ use theazo_domain::agent_config::{AgentConfig, ProviderName};
 use theazo_domain::charge::{Price, Rate};
 use theazo_domain::content::ContentRef;
 use theazo_domain::id::{AgentId, CallId, ContentId, TaskId};
+use theazo_domain::rates::ComputeRates;
 use theazo_domain::session;
 use tokio::task::JoinSet;
 
@@ -72,12 +73,14 @@ async fn agent_with_a_task(log: &Arc<Log>, tenant: Tenant) -> anyhow::Result<Age
     log.execute(tenant, submission(Command::Session(session_id, create))).await??;
     let agent_id = AgentId::from_ulid(random::ulid(SystemClock.now()));
     let price = Some(Price { amount: Decimal::new(5, 3), per: 60_000 });
-    let compute = Rate { price, rate_card: "bench".to_owned() };
+    let managed = Rate { price, rate_card: "bench".to_owned() };
+    let compute = ComputeRates { own: managed.clone(), managed };
     let new = NewAgent {
         agent_id,
         definition: None,
         config: AgentConfig::default(),
-        provider: ProviderName::Local,
+        provider: Some(ProviderName::Local),
+        mocked: false,
         browser: false,
         timeout_s: 3_600,
         compute: compute.clone(),

@@ -10,10 +10,11 @@ use super::{
 use crate::agent_config::{AgentConfig, ProviderName};
 use crate::charge::{Booking, Place, Rate};
 use crate::content::ContentRef;
+use crate::definition::Status as DefinitionStatus;
 use crate::id::{AgentId, CallId, ExecId, TaskId, ToolCallId};
 use crate::rates::ComputeRates;
 use crate::session::Standing;
-use crate::{Aggregate, Event, Facts, Refusal, Subject};
+use crate::{Aggregate, Event, Facts, Refusal, Stock, Subject};
 
 /// An agent to be made; its session decides whether it may be.
 #[derive(Debug, Clone)]
@@ -24,31 +25,64 @@ pub struct NewAgent {
     pub definition: Option<DefinitionVersion>,
     /// How it is set up: the definition's parts with its own over them.
     pub config: AgentConfig,
-    /// Who runs its sandbox.
-    pub provider: ProviderName,
+    /// Who is to run its sandbox; where nobody is named, the organization's default.
+    pub provider: Option<ProviderName>,
+    /// Whether providers are mocks, of which none has to be configured: in test mode.
+    pub mocked: bool,
     /// Whether it has a headless browser.
     pub browser: bool,
     /// Seconds of running time after which a run fails.
     pub timeout_s: i64,
     /// What a millisecond of its sandbox costs.
+    pub compute: ComputeRates,
+    /// What a gigabyte that it keeps costs an hour.
+    pub storage: ComputeRates,
+}
+
+/// Who runs an agent's sandbox, and at which prices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hosting {
+    /// Who runs it.
+    pub provider: ProviderName,
+    /// What a millisecond of it costs.
     pub compute: Rate,
     /// What a gigabyte that it keeps costs an hour.
     pub storage: Rate,
 }
 
 impl NewAgent {
+    /// Who runs its sandbox, of what there is to make it from.
+    ///
+    /// # Errors
+    /// [`Refusal::Unconfigured`] where its provider is not configured, [`Refusal::Conflict`] where its definition is
+    /// archived.
+    pub fn hosting(&self, stock: &Stock) -> Result<Hosting, Refusal> {
+        if let (Some(made_from), Some(DefinitionStatus::Archived)) = (self.definition, stock.definition) {
+            return Err(Refusal::Conflict(format!("{} is archived", made_from.definition_id)));
+        }
+        let provider = self.provider.unwrap_or(stock.providers.default);
+        if !self.mocked && !stock.providers.has(provider) {
+            return Err(Refusal::Unconfigured(provider));
+        }
+        // Minutes on credentials of the organization's own count, at price 0.
+        let own_credentials = provider != ProviderName::Local && !self.mocked;
+        let (compute, storage) = (self.compute.of(own_credentials), self.storage.of(own_credentials));
+        Ok(Hosting { provider, compute, storage })
+    }
+
     /// That it was created in a session, with so many milliseconds of compute held ahead.
     #[must_use]
-    pub fn created(&self, place: Place, slice_ms: i64, booking: Booking) -> Event {
+    pub fn created(&self, place: Place, hosting: Hosting, (slice_ms, booking): (i64, Booking)) -> Event {
+        let Hosting { provider, compute, storage } = hosting;
         Event::AgentCreated(Created {
             place,
             definition: self.definition,
             config: self.config.clone(),
-            provider: self.provider,
+            provider,
             browser: self.browser,
             timeout_s: self.timeout_s,
-            compute: self.compute.clone(),
-            storage: Some(self.storage.clone()),
+            compute,
+            storage: Some(storage),
             slice_ms,
             booking,
         })

@@ -20,7 +20,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 pub use compute::{ComputeStarted, ComputeStopped, ComputeTicked};
-pub use decide::{Command, NewAgent};
+pub use decide::{Command, Hosting, NewAgent};
 pub use events::*;
 pub use later::{CallReconciled, RATED_AT_ONCE, UsageRated};
 pub use life::{Ending, Life, Pause, Sandbox, Status};

@@ -19,6 +19,7 @@ fn facts() -> Facts {
         user: None,
         session: None,
         payers: crate::budget::Payers::default(),
+        stock: crate::Stock::default(),
     }
 }
 

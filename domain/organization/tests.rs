@@ -18,6 +18,7 @@ fn facts() -> Facts {
         user: None,
         session: None,
         payers: crate::budget::Payers::default(),
+        stock: crate::Stock::default(),
     }
 }
 

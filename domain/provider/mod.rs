@@ -7,7 +7,7 @@ mod decide;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,28 @@ pub struct Removed {
     pub credentials: ValueId,
 }
 
+/// Who can run the sandboxes of new agents: `local`, and what is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Who does where nobody is named.
+    pub default: ProviderName,
+    configured: BTreeSet<ProviderName>,
+}
+
+impl Default for Offer {
+    fn default() -> Self {
+        Self { default: ProviderName::Local, configured: BTreeSet::new() }
+    }
+}
+
+impl Offer {
+    /// Whether it is among them.
+    #[must_use]
+    pub fn has(&self, provider: ProviderName) -> bool {
+        provider == ProviderName::Local || self.configured.contains(&provider)
+    }
+}
+
 /// What decisions about providers stand on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -142,6 +164,12 @@ impl State {
     #[must_use]
     pub fn default_provider(&self) -> ProviderName {
         self.default.unwrap_or(ProviderName::Local)
+    }
+
+    /// Who can run the sandboxes of new agents.
+    #[must_use]
+    pub fn offer(&self) -> Offer {
+        Offer { default: self.default_provider(), configured: self.configured.keys().copied().collect() }
     }
 
     /// The active agents of a provider.

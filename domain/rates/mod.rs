@@ -117,13 +117,21 @@ pub struct Unusable {
     rule: &'static str,
 }
 
-/// What a sandbox costs from now on, whoever runs it.
+/// What a sandbox, or what it keeps, costs from now on, whoever runs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ComputeRates {
     /// On this server's account.
     pub managed: Rate,
     /// On credentials of the organization's own: minutes count, and cost nothing here.
     pub own: Rate,
+}
+
+impl ComputeRates {
+    /// The rate for whose credentials they are.
+    #[must_use]
+    pub fn of(&self, own_credentials: bool) -> Rate {
+        if own_credentials { self.own.clone() } else { self.managed.clone() }
+    }
 }
 
 static BUILT_IN: LazyLock<Arc<Card>> =
@@ -167,14 +175,7 @@ impl Card {
         ModelRates { rate_card: self.version.clone(), prices: Some(prices) }
     }
 
-    /// What a millisecond of a sandbox costs: nothing on credentials of the organization's own.
-    #[must_use]
-    pub fn compute(&self, own_credentials: bool) -> Rate {
-        let ComputeRates { managed, own } = self.compute_rates();
-        if own_credentials { own } else { managed }
-    }
-
-    /// The same, for whoever does not know whose credentials they are.
+    /// What a millisecond of a sandbox costs.
     #[must_use]
     pub fn compute_rates(&self) -> ComputeRates {
         let managed = self.rate(self.compute_per_minute, PER_MS);
@@ -187,11 +188,11 @@ impl Card {
         self.rate(self.orchestration_per_minute, PER_MS)
     }
 
-    /// What a gigabyte kept for an hour costs: nothing on credentials of the organization's own.
+    /// What a gigabyte kept for an hour costs.
     #[must_use]
-    pub fn storage(&self, own_credentials: bool) -> Rate {
+    pub fn storage_rates(&self) -> ComputeRates {
         let managed = self.rate(self.storage_per_gb_month, PER_MONTH_HOURS);
-        if own_credentials { self.own() } else { managed }
+        ComputeRates { managed, own: self.own() }
     }
 
     fn own(&self) -> Rate {

@@ -48,11 +48,11 @@ fn every_model_stands_in_the_card_once_with_where_and_when_its_price_was_publish
 fn compute_orchestration_and_storage_cost_what_the_contract_says() {
     let card = Card::built_in();
     let of = |rate: Rate, quantity: i64| rate.price.unwrap().of(Decimal::from(quantity));
-    assert_eq!(of(card.compute(false), 60_000), decimal("0.005"));
-    assert_eq!(of(card.compute(true), 60_000), Decimal::ZERO);
+    assert_eq!(of(card.compute_rates().of(false), 60_000), decimal("0.005"));
+    assert_eq!(of(card.compute_rates().of(true), 60_000), Decimal::ZERO);
     assert_eq!(of(card.orchestration(), 60_000), decimal("0.002"));
     // A GB for a month of 730 hours.
-    assert_eq!(of(card.storage(false), 730), decimal("0.10"));
+    assert_eq!(of(card.storage_rates().of(false), 730), decimal("0.10"));
     assert_eq!(card.markup_percent, Decimal::TEN);
 }
 

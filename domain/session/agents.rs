@@ -22,10 +22,11 @@ impl Existing {
         self.standing.active(session_id)?;
         let (agent_id, user_id) = (agent.agent_id, self.user_id);
         let place = Place { agent_id, session_id, user_id, organization_id: facts.organization_id };
-        let next = || self.standing.next_piece(&facts.payers, &agent.compute, facts.now);
+        let hosting = agent.hosting(&facts.stock)?;
+        let next = || self.standing.next_piece(&facts.payers, &hosting.compute, facts.now);
         let room = self.room_for_an_agent().and_then(|()| next());
         Ok(vec![match room {
-            Ok((held, slice_ms)) => agent.created(place, slice_ms, Booking::reserving(held)),
+            Ok((held, slice_ms)) => agent.created(place, hosting, (slice_ms, Booking::reserving(held))),
             Err(excess) => self.standing.refused(place, None, "agent", excess),
         }])
     }

@@ -3,13 +3,18 @@ use proptest::prelude::*;
 use ulid::Ulid;
 
 use super::*;
+use crate::agent::{self, NewAgent};
+use crate::agent_config::AgentConfig;
 use crate::bridge::Bridged;
 use crate::command::Person;
-use crate::id::{OrganizationId, UserId};
+use crate::definition;
+use crate::id::{DefinitionId, OrganizationId, UserId, ValueId};
 use crate::money::Currency;
+use crate::provider::ProviderName::{E2b, Local};
+use crate::provider::{self, Configured, DefaultChanged, Removed};
 use crate::rates::{Card, ComputeRates};
 use crate::time::Timestamp;
-use crate::{Aggregate, Event, Facts, Refusal, Subject};
+use crate::{Aggregate, Event, Facts, Refusal, Stock, Subject};
 
 fn session_id() -> SessionId {
     SessionId::from_ulid(Ulid::from_parts(1, 1))
@@ -27,6 +32,7 @@ fn facts() -> Facts {
         organization_id: OrganizationId::from_ulid(Ulid::from_parts(1, 7)),
         session: None,
         payers: crate::budget::Payers::default(),
+        stock: crate::Stock::default(),
     }
 }
 
@@ -177,4 +183,87 @@ proptest! {
             prop_assert!(state.decide(&command, &facts()).unwrap_or_default().is_empty());
         }
     }
+}
+
+fn new_agent() -> NewAgent {
+    NewAgent {
+        agent_id: AgentId::from_ulid(Ulid::from_parts(1, 3)),
+        definition: None,
+        config: AgentConfig::default(),
+        provider: None,
+        mocked: false,
+        browser: false,
+        timeout_s: 300,
+        compute: Card::built_in().compute_rates(),
+        storage: Card::built_in().storage_rates(),
+    }
+}
+
+/// What comes of making this agent where this is to be had.
+fn made(agent: NewAgent, stock: &Stock) -> Result<agent::Created, Refusal> {
+    let mut state = State::default();
+    state.evolve(&created());
+    let facts = Facts { stock: stock.clone(), ..facts() };
+    let events = state.decide(&Command::AddAgent(Box::new(agent)), &facts)?;
+    let [Event::AgentCreated(created)] = &events[..] else { panic!("{events:?}") };
+    Ok(created.clone())
+}
+
+/// What there is once these have happened to the providers.
+fn offered(events: &[Event]) -> Stock {
+    let mut providers = provider::State::default();
+    events.iter().for_each(|event| providers.evolve(event));
+    Stock { providers: providers.offer(), ..Stock::default() }
+}
+
+#[test]
+fn an_agent_runs_on_a_provider_that_is_configured_when_it_is_made() {
+    let credentials = ValueId::from_ulid(Ulid::from_parts(1, 4));
+    let configured = Event::ProviderConfigured(Configured { provider: E2b, credentials, replaces: None });
+    let is_default = Event::ProviderDefaultChanged(DefaultChanged { from: Local, to: E2b });
+    let removed = Event::ProviderRemoved(Removed { provider: E2b, credentials });
+    let falls_back = Event::ProviderDefaultChanged(DefaultChanged { from: E2b, to: Local });
+    let before = offered(&[]);
+    let there = offered(std::slice::from_ref(&configured));
+    let default = offered(&[configured.clone(), is_default.clone()]);
+    let gone = offered(&[configured, is_default, falls_back, removed]);
+    let named = |provider| NewAgent { provider: Some(provider), ..new_agent() };
+    for (stock, of_e2b, of_the_default) in [
+        (&before, Err(Refusal::Unconfigured(E2b)), Local),
+        (&there, Ok(E2b), Local),
+        (&default, Ok(E2b), E2b),
+        (&gone, Err(Refusal::Unconfigured(E2b)), Local),
+    ] {
+        assert_eq!(made(named(E2b), stock).map(|created| created.provider), of_e2b);
+        assert_eq!(made(named(Local), stock).unwrap().provider, Local);
+        assert_eq!(made(new_agent(), stock).unwrap().provider, of_the_default);
+        let mock = made(NewAgent { mocked: true, ..named(E2b) }, stock).unwrap();
+        assert_eq!(mock.provider, E2b, "mocks need not be configured");
+    }
+}
+
+#[test]
+fn an_agent_costs_nothing_on_credentials_of_the_organizations_own() {
+    let credentials = ValueId::from_ulid(Ulid::from_parts(1, 4));
+    let configured = Event::ProviderConfigured(Configured { provider: E2b, credentials, replaces: None });
+    let is_default = Event::ProviderDefaultChanged(DefaultChanged { from: Local, to: E2b });
+    let stock = offered(&[configured, is_default]);
+    for (provider, mocked, own) in
+        [(None, false, true), (Some(E2b), false, true), (Some(Local), false, false), (None, true, false)]
+    {
+        let created = made(NewAgent { provider, mocked, ..new_agent() }, &stock).unwrap();
+        assert_eq!(created.compute, Card::built_in().compute_rates().of(own), "{provider:?}");
+        assert_eq!(created.storage, Some(Card::built_in().storage_rates().of(own)), "{provider:?}");
+    }
+}
+
+#[test]
+fn no_agent_is_made_from_an_archived_definition() {
+    let definition_id = DefinitionId::from_ulid(Ulid::from_parts(1, 5));
+    let definition = Some(agent::DefinitionVersion { definition_id, version: 1 });
+    let stands = |status| Stock { definition: Some(status), ..Stock::default() };
+    let agent = NewAgent { definition, ..new_agent() };
+    assert_eq!(made(agent.clone(), &stands(definition::Status::Active)).unwrap().definition, definition);
+    let refusal = Refusal::Conflict(format!("{definition_id} is archived"));
+    assert_eq!(made(agent, &stands(definition::Status::Archived)).unwrap_err(), refusal);
 }

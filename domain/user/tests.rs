@@ -26,6 +26,7 @@ fn facts() -> Facts {
         organization_id: OrganizationId::from_ulid(Ulid::from_parts(1, 7)),
         session: None,
         payers: crate::budget::Payers::default(),
+        stock: crate::Stock::default(),
     }
 }
 

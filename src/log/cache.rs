@@ -99,6 +99,13 @@ impl Cache {
         Ok(())
     }
 
+    /// Takes note that these were looked for: one of which nothing was found is empty.
+    pub(super) fn know(&mut self, subjects: impl Iterator<Item = Subject>) {
+        for subject in subjects {
+            self.state(subject);
+        }
+    }
+
     /// Folds an event into the states of its subjects that are in memory.
     pub(super) fn evolve(&mut self, event: &Event, bytes: usize) {
         for subject in event.subjects() {

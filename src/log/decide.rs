@@ -255,6 +255,8 @@ impl Decider<'_> {
             AggregateState::Organization(organization) => {
                 facts.payers.organization = organization.purse().clone();
             }
+            AggregateState::Providers(providers) => facts.stock.providers = providers.offer(),
+            AggregateState::Definition(definition) => facts.stock.definition = definition.status(),
             _ => {}
         }
         Ok(())

@@ -67,6 +67,7 @@ impl Appender {
         if !besides.is_empty() {
             let (snapshots, events) = append::load(client, self.tenant.id, &besides, SNAPSHOT_FORMAT).await?;
             self.cache.load(self.parts.codec, snapshots, &events).map_err(|error| self.unreadable(&error))?;
+            self.cache.know(besides.iter().filter_map(|subject| subject.parse().ok()));
         }
         deciding.know(kept);
         let mut plan = self.decide(deciding, undecided);

@@ -10,6 +10,7 @@ mod feed;
 mod handover;
 mod limits;
 mod log;
+mod made_from;
 mod manners;
 mod models;
 mod outgoing;

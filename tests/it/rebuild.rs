@@ -12,7 +12,7 @@ use theazo_domain::billing;
 use theazo_domain::charge::{Price, Rate};
 use theazo_domain::content::ContentRef;
 use theazo_domain::id::{AgentId, CallId, ContentId, ExecId, SessionId, TaskId};
-use theazo_domain::rates::Card;
+use theazo_domain::rates::{Card, ComputeRates};
 use theazo_domain::session::Command;
 use theazo_projections::ALL;
 use tokio::task::JoinSet;
@@ -106,11 +106,12 @@ async fn live_as_an_agent(log: &Arc<Log>, tenant: Tenant, session: SessionId, nu
         agent_id,
         definition: None,
         config: AgentConfig::default(),
-        provider: ProviderName::Local,
+        provider: Some(ProviderName::Local),
+        mocked: false,
         browser: number.is_multiple_of(2),
         timeout_s: 300,
-        storage: theazo_domain::rates::Card::built_in().storage(false),
-        compute: rate,
+        storage: Card::built_in().storage_rates(),
+        compute: ComputeRates { own: rate.clone(), managed: rate },
     };
     let task_id = TaskId::from_ulid(random::ulid(now()));
     let exec_id = ExecId::from_ulid(random::ulid(now()));

@@ -39,11 +39,12 @@ impl World {
             agent_id: AgentId::from_ulid(ulid(1)),
             definition: None,
             config: AgentConfig::default(),
-            provider: ProviderName::Local,
+            provider: Some(ProviderName::Local),
+            mocked: false,
             browser: false,
             timeout_s: 300,
-            compute: free,
-            storage: Card::built_in().storage(false),
+            compute: ComputeRates { own: free.clone(), managed: free },
+            storage: Card::built_in().storage_rates(),
         };
         let person = Person { external_id: "u".into(), new_id: UserId::from_ulid(ulid(3)) };
         let opening = session::Opening { person, limits: Limits::default(), metadata: None };

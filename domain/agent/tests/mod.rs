@@ -85,11 +85,12 @@ impl World {
             agent_id: agent_id(),
             definition: None,
             config: AgentConfig::default(),
-            provider: ProviderName::Local,
+            provider: Some(ProviderName::Local),
+            mocked: false,
             browser: false,
             timeout_s: 300,
-            storage: Card::built_in().storage(false),
-            compute: compute_rates().managed,
+            storage: Card::built_in().storage_rates(),
+            compute: compute_rates(),
         };
         world.ask(&session::Command::AddAgent(Box::new(new))).unwrap();
         world

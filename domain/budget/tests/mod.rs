@@ -115,6 +115,7 @@ impl World {
                 AggregateState::Organization(organization) => {
                     facts.payers.organization = organization.purse().clone();
                 }
+                AggregateState::Providers(providers) => facts.stock.providers = providers.offer(),
                 other => panic!("{other:?} is no witness"),
             }
         }
@@ -143,11 +144,12 @@ impl World {
             agent_id: agent_id(number),
             definition: None,
             config: AgentConfig::default(),
-            provider: ProviderName::Local,
+            provider: Some(ProviderName::Local),
+            mocked: false,
             browser: false,
             timeout_s: 300,
-            storage: crate::rates::Card::built_in().storage(false),
-            compute: rates().managed,
+            storage: crate::rates::Card::built_in().storage_rates(),
+            compute: rates(),
         };
         self.session(number % 3, session::Command::AddAgent(Box::new(new)))
     }

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use theazo_domain::agent::{self, DefinitionVersion, NewAgent, Status};
 use theazo_domain::agent_config::{AgentConfig, ComputeConfig, ProviderName};
-use theazo_domain::definition::Status as DefinitionStatus;
 use theazo_domain::id::{AgentId, DefinitionId, SessionId, TaskId};
 use theazo_domain::organization::Mode;
 use theazo_domain::time::Timestamp;
@@ -146,36 +145,19 @@ async fn set_up(
         compute: body.compute.map(Into::into),
     };
     let config = base.overridden_by(&own);
-    let compute: ComputeConfig = config.compute.clone().unwrap_or_default();
-    let provider = provider(edge, caller, compute.provider).await?;
+    let ComputeConfig { provider, timeout } = config.compute.clone().unwrap_or_default();
     let browser = body.browser.unwrap_or(false);
     if browser {
-        return Err(Error::field("browser", "provider", format!("{} has no browser", provider.as_str())));
+        let whose = provider.map_or("the default provider", ProviderName::as_str);
+        return Err(Error::field("browser", "provider", format!("{whose} has no browser")));
     }
-    let timeout_s = body.timeout.or(compute.timeout).unwrap_or(config::RUN_DEFAULT_SECONDS);
-    // Minutes on credentials of the organization's own count, at price 0.
-    let own_credentials = provider != ProviderName::Local && caller.tenant.mode == Mode::Live;
+    let timeout_s = body.timeout.or(timeout).unwrap_or(config::RUN_DEFAULT_SECONDS);
     let card = edge.app.rates(caller.tenant.id).await?;
-    let (compute, storage) = (card.compute(own_credentials), card.storage(own_credentials));
-    let agent = NewAgent { agent_id, definition, config, provider, browser, timeout_s, compute, storage };
+    let (compute, storage) = (card.compute_rates(), card.storage_rates());
+    let mocked = caller.tenant.mode == Mode::Test;
+    let agent =
+        NewAgent { agent_id, definition, config, provider, mocked, browser, timeout_s, compute, storage };
     Ok((agent, content.into_iter().collect()))
-}
-
-/// The provider that was asked for, if it is configured; else the organization's default.
-async fn provider(edge: &Edge, caller: &Caller, asked: Option<ProviderName>) -> Result<ProviderName, Error> {
-    let scope = edge.app.log.scope(caller.tenant.id);
-    let Some(asked) = asked else {
-        let all = read::provider::list(scope, None, config::LARGEST_PAGE).await?;
-        let default = all.into_iter().find(|provider| provider.is_default);
-        return Ok(default.map_or(ProviderName::Local, |provider| provider.provider));
-    };
-    // In test mode every provider is a mock, and none has to be configured.
-    let known = asked == ProviderName::Local || caller.tenant.mode == Mode::Test;
-    if known || read::provider::get(scope, asked).await?.is_some() {
-        return Ok(asked);
-    }
-    let message = format!("{} is not configured", asked.as_str());
-    Err(Error::field("compute.provider", "configured", message))
 }
 
 async fn definition(
@@ -191,10 +173,8 @@ async fn definition(
         Some(version) => read::definition::version(scope, id, version).await?,
         None => read::definition::get(scope, id).await?,
     };
+    // Whether it is archived is decided on with the rest.
     let found = found.ok_or_else(unknown)?;
-    if found.status == DefinitionStatus::Archived {
-        return Err(Error::Conflict(format!("{id} is archived.")));
-    }
     let version = DefinitionVersion { definition_id: id, version: found.version };
     Ok((Some(version), found.config))
 }

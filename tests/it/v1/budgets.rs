@@ -42,11 +42,12 @@ async fn ready(api: &Api, session: &str) -> AgentId {
         agent_id,
         definition: None,
         config: AgentConfig::default(),
-        provider: ProviderName::Local,
+        provider: Some(ProviderName::Local),
+        mocked: false,
         browser: false,
         timeout_s: 300,
-        storage: Card::built_in().storage(false),
-        compute: rates().managed,
+        storage: Card::built_in().storage_rates(),
+        compute: rates(),
     };
     let add = session::Command::AddAgent(Box::new(new));
     api.site.execute(api.tenant, Command::Session(session.parse().unwrap(), add)).await;

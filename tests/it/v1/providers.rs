@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use theazo::providers::{Settings, Vendors};
 use theazo_domain::agent::{self, NewAgent};
 use theazo_domain::agent_config::{AgentConfig, ProviderName};
-use theazo_domain::charge::Rate;
 use theazo_domain::id::{AgentId, SessionId};
 use theazo_domain::key::Role;
 use theazo_domain::organization::Mode;
+use theazo_domain::rates::Card;
 use theazo_domain::{Command, session};
 
 use crate::support::api::{Api, Reply};
@@ -333,11 +333,12 @@ async fn a_provider_with_active_agents_stays_and_they_are_named() {
             agent_id: *agent_id,
             definition: None,
             config: AgentConfig::default(),
-            provider: ProviderName::E2b,
+            provider: Some(ProviderName::E2b),
+            mocked: true,
             browser: false,
             timeout_s: 300,
-            storage: theazo_domain::rates::Card::built_in().storage(false),
-            compute: Rate { price: None, rate_card: "1".to_owned() },
+            storage: Card::built_in().storage_rates(),
+            compute: Card::built_in().compute_rates(),
         };
         let command = session::Command::AddAgent(Box::new(agent));
         api.site.execute(api.tenant, Command::Session(session, command)).await;
