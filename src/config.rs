@@ -247,6 +247,10 @@ pub const SANDBOX_END_DEADLINE: Duration = Duration::from_secs(10);
 pub const SANDBOX_PATH_BYTES: usize = 4_096;
 /// Agents that an answer names at most where they are why something cannot be done.
 pub const NAMED_AGENTS: usize = 100;
+/// How long the removal of a provider waits for the sandboxes of agents that have ended: a failed attempt and the next.
+pub const RELEASE_DEADLINE: Duration = Duration::from_secs(15);
+/// How often it looks.
+pub const RELEASE_POLL: Duration = Duration::from_millis(50);
 /// How long a compute provider may take to say whether it takes its credentials.
 pub const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
 /// The largest answer of a compute provider to that question.
@@ -259,6 +263,8 @@ pub const PIECES_OF_WORK: usize = 512;
 pub const PIECES_AT_ONCE: usize = 64;
 /// How often a server looks for work that is due when nothing tells it to.
 pub const WORK_POLL: Duration = Duration::from_millis(500);
+/// How long work rests that could not be done, until it is tried again.
+pub const WORK_REST: Duration = Duration::from_secs(5);
 /// How long a server has a piece of work without saying that it is still at it; then another may take it.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// How often it says so.

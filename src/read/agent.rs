@@ -286,6 +286,18 @@ pub async fn work(scope: Scope<'_>, kind: &str, subject: &str) -> Result<Option<
     Ok(Some(Work { agent_id: typed(row.get(0))?, session_id: typed(row.get(1))?, task_id }))
 }
 
+/// Whether agents of a provider have ended whose sandboxes are still to be removed.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn is_to_release(scope: Scope<'_>, provider: ProviderName) -> Result<bool, Error> {
+    let sql = "select 1 from work w
+        join agents a on a.tenant_id = w.tenant_id and a.build = live_build($1, 'agents') and a.agent_id = w.subject
+        where w.tenant_id = $1 and w.build = live_build($1, 'work') and w.kind = 'release'
+          and a.provider = $2 and a.sandbox is not null limit 1";
+    Ok(scope.query_optional(sql, &[&provider.as_str()]).await?.is_some())
+}
+
 /// The bodies of pieces of content that were not erased, by their ids.
 ///
 /// # Errors

@@ -112,16 +112,16 @@ impl Runtime {
         Ok(if taken == 0 { Step::Idle } else { Step::Worked(taken) })
     }
 
-    async fn do_piece(self: Arc<Self>, piece: Piece, _place: OwnedSemaphorePermit) {
+    async fn do_piece(self: Arc<Self>, piece: Piece, place: OwnedSemaphorePermit) {
         let desk = Desk { app: &self.app, tenant: piece.tenant };
-        match desk.carry_out(&piece).await {
-            Ok(Done::LetGo) => {}
-            // The lease runs out before it is tried again: a rest between attempts.
-            Ok(Done::Later) => return,
-            Err(failure) => {
-                tracing::warn!(%failure, kind = piece.kind, subject = piece.subject, "work is tried again");
-                return;
-            }
+        let done = desk.carry_out(&piece).await.unwrap_or_else(|failure| {
+            tracing::warn!(%failure, kind = piece.kind, subject = piece.subject, "work is tried again");
+            Done::Later
+        });
+        drop(place);
+        // A lease is renewed for as long as this server has it, so it has to be let go of after the rest too.
+        if done == Done::Later {
+            tokio::time::sleep(config::WORK_REST).await;
         }
         if let Err(error) = self.leases.release(&piece).await {
             tracing::debug!(%error, "a lease runs out by itself");
@@ -161,10 +161,11 @@ async fn sweep(app: Arc<App>) {
 }
 
 /// What becomes of a lease once a piece of work was attended to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Done {
     /// It is let go: the work is done, or another may go on with it at once.
     LetGo,
-    /// It is kept until it runs out, and the work is tried again then.
+    /// It is kept for a rest, and the work is tried again then.
     Later,
 }
 

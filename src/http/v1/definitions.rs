@@ -12,7 +12,7 @@ use theazo_domain::content::ContentRef;
 use theazo_domain::definition::{self, Details, DetailsPatch, Status};
 use theazo_domain::id::DefinitionId;
 use theazo_domain::time::Timestamp;
-use theazo_domain::{Command, Refusal, Subject};
+use theazo_domain::{Command, Event, Refusal, Subject};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
@@ -26,7 +26,7 @@ use crate::http::error::{Error, Field};
 use crate::http::idempotency::{act, refused, success};
 use crate::http::page::{Listing, Page};
 use crate::http::query::{Id, Query};
-use crate::log::{Answer, Answering, Content, Submission};
+use crate::log::{Accepted, Answer, Answering, Content, Recorded, Submission};
 use crate::read;
 
 /// How agents are set up, described once. Each change makes the next version; agents keep theirs.
@@ -293,7 +293,7 @@ async fn carry_out(
     let answering: Answering = Box::new(move |scope, verdict| {
         Box::pin(async move {
             match verdict {
-                Ok(_) => show(scope, id, status).await,
+                Ok(accepted) => show(scope, id, made(accepted), status).await,
                 Err(refusal) => Ok(refused(refusal, request_id)),
             }
         })
@@ -301,11 +301,25 @@ async fn carry_out(
     act(edge, caller, request, submission, answering).await
 }
 
-/// A definition that was decided on, as it stands.
-async fn show(scope: Scope<'_>, id: DefinitionId, status: StatusCode) -> Result<Answer, database::Error> {
-    let found = read::definition::get(scope, id).await?;
+/// The version that a command has made: not always the latest, since others make theirs at the same time.
+fn made(accepted: &Accepted) -> i64 {
+    let version = |recorded: &std::sync::Arc<Recorded>| match &recorded.event {
+        Event::DefinitionCreated(made) | Event::DefinitionUpdated(made) => Some(made.version),
+        _ => None,
+    };
+    accepted.events.iter().find_map(version).unwrap_or_default()
+}
+
+/// A definition that was decided on, as its command has made it: whatever became of it since.
+async fn show(
+    scope: Scope<'_>,
+    id: DefinitionId,
+    version: i64,
+    status: StatusCode,
+) -> Result<Answer, database::Error> {
+    let found = read::definition::version(scope, id, version).await?;
     let row = found.ok_or_else(|| database::Error::Row(format!("{id} was decided on and is not listed")))?;
-    Ok(success(status, &latest(row)))
+    Ok(success(status, &AgentDefinition { status: Status::Active, ..of_version(row) }))
 }
 
 /// Puts a text beside the log, if there is one, and gives the reference to it.

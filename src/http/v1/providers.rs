@@ -12,6 +12,7 @@ use theazo_domain::organization::Mode;
 use theazo_domain::provider::{self, Configuration, Finding, ProviderName, Status};
 use theazo_domain::time::Timestamp;
 use theazo_domain::{Command, Event};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
@@ -27,7 +28,7 @@ use crate::http::schema;
 use crate::log::{Accepted, Answering, Recorded, SealedChange, Submission};
 use crate::providers::credentials::{self, Credentials};
 use crate::providers::verify::{Outside, Unusable};
-use crate::read;
+use crate::{config, read};
 
 /// A compute provider. Its credentials are never shown.
 #[derive(Debug, Serialize, ToSchema)]
@@ -161,7 +162,8 @@ pub(crate) async fn verify(
     act(&edge, &administrator, &request, submission, answering).await
 }
 
-/// Removes a provider, and its credentials. It must not have active agents; where it was the default, `local` is.
+/// Removes a provider, and its credentials. It must not have active agents; where it was the default, `local` is. The
+/// sandboxes of agents that have just ended are removed first, for which this waits some seconds at most.
 #[utoipa::path(delete, operation_id = "removeProvider", path = "/v1/providers/{provider}", tag = "providers",
     params(("provider" = String, Path, description = "The provider")),
     responses((status = 200, body = Done)))]
@@ -171,6 +173,9 @@ pub(crate) async fn remove(
     Id(provider): Id<ProviderName>,
     Optional { request, .. }: Optional<Nothing>,
 ) -> Result<Response, Error> {
+    if !is_answered(&edge, &administrator, &request).await? {
+        let_go(&edge, &administrator, provider).await?;
+    }
     let sealed = vec![SealedChange::Delete(provider::place(provider))];
     let submission = submission(&administrator, provider::Command::Remove(provider), sealed);
     let request_id = administrator.request_id;
@@ -182,6 +187,24 @@ pub(crate) async fn remove(
         Box::pin(std::future::ready(Ok(answer)))
     });
     act(&edge, &administrator, &request, submission, answering).await
+}
+
+/// Waits until the sandboxes of agents that have ended are gone, which takes the credentials that are about to be
+/// deleted. What the vendor does not remove in time must not keep the credentials here.
+async fn let_go(edge: &Edge, caller: &Caller, provider: ProviderName) -> Result<(), Error> {
+    // In test mode all sandboxes are mocks.
+    if caller.tenant.mode == Mode::Test {
+        return Ok(());
+    }
+    let until = Instant::now() + config::RELEASE_DEADLINE;
+    while read::agent::is_to_release(edge.app.log.scope(caller.tenant.id), provider).await? {
+        if Instant::now() >= until {
+            tracing::warn!(provider = provider.as_str(), "credentials are deleted that sandboxes still need");
+            break;
+        }
+        tokio::time::sleep(config::RELEASE_POLL).await;
+    }
+    Ok(())
 }
 
 /// Asks a provider whether it takes these credentials; in test mode nobody is asked. Where the request is a repetition

@@ -209,6 +209,36 @@ async fn an_agent_lives_and_works_at_fly() {
     lives(fly().await).await;
 }
 
+/// A vendor does not remove the sandbox of an agent that has ended when it is first asked; it is asked again while the
+/// same servers run. Credentials that are deleted could remove nothing any more: those that a sandbox still needs stay
+/// until it is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_that_is_not_removed_at_first_goes_later_also_where_its_provider_is_deleted() {
+    tokio::join!(is_removed_later(false), is_removed_later(true));
+}
+
+async fn is_removed_later(deletes_provider: bool) {
+    let place = e2b().await;
+    let site = Site::working_with(None, Settings { vendors: place.vendors, ..Settings::default() }).await;
+    let api = site.admin().await;
+    let provider = json!({ "provider": "e2b", "credentials": place.credentials, "isDefault": true });
+    api.post("/v1/providers", &provider).await.expect(201);
+    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
+    let created = api.post(&path, &json!({})).await.expect(201);
+    let id = created["id"].as_str().unwrap();
+    stands(&api, id, "idle").await;
+    // The vendor does not remove it when it is asked first.
+    place.wire.fault("DELETE", Fault::Status(403, vec![], r#"{"code":403,"message":"not now"}"#.into()));
+    api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
+    assert_eq!((place.held)(), 1);
+    if deletes_provider {
+        let delete = api.request("DELETE", "/v1/providers/e2b").body(axum::body::Body::empty()).unwrap();
+        assert_eq!(api.send(delete).await.expect(200), json!({ "ok": true }));
+    }
+    until_async("the sandbox to go", async || ((place.held)() == 0).then_some(())).await;
+    place.wire.satisfied();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_crash_left_on_this_machine_is_found_and_what_is_used_is_not_touched() {
     let site = Site::working(None).await;

@@ -1,6 +1,7 @@
 //! `/v1/agent-definitions`.
 
 use axum::body::Body;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use theazo_domain::key::Role;
 use theazo_domain::organization::Mode;
@@ -182,6 +183,30 @@ async fn an_update_makes_the_next_version_and_the_earlier_ones_stay() {
     assert_eq!(ids(&api, "").await, [first["id"].clone()]);
     let event = api.get("/v1/events?type=definition.updated&limit=1").await.expect(200)["data"][0].clone();
     assert_eq!((&event["data"]["version"], &event["data"]["name"]), (&json!(4), &json!("Assistant")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_many_updates_at_once_is_answered_with_the_version_that_it_made() {
+    let api = Site::new().await.admin().await;
+    let path = path(&api.post(ROUTE, &example()).await.expect(201));
+    let update = async |number: usize| {
+        let body = json!({ "name": format!("name {number}"), "instructions": format!("do {number}") });
+        let reply = match number % 2 {
+            0 => api.call("PUT", &path, &body).await,
+            _ => api.send(api.once("PUT", &path, &format!("update-{number}"), &body)).await,
+        };
+        let told = reply.expect(200);
+        assert_eq!((&told["name"], &told["instructions"]), (&body["name"], &body["instructions"]));
+        told
+    };
+    let told = join_all((0..40).map(update)).await;
+    let mut versions: Vec<_> = told.iter().map(|told| told["version"].as_i64().unwrap()).collect();
+    versions.sort_unstable();
+    assert_eq!(versions, (2..=41).collect::<Vec<_>>());
+    for told in &told {
+        let path = format!("{path}?version={}", told["version"]);
+        assert_eq!(api.get(&path).await.expect(200), *told);
+    }
 }
 
 #[tokio::test]
