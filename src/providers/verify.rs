@@ -46,6 +46,9 @@ pub enum Unusable {
     Secret(#[from] InvalidSecret),
 }
 
+/// The fields of credentials that are wrong, and how.
+pub type Wrong = Vec<(&'static str, Unusable)>;
+
 /// The ways to the providers.
 #[derive(Debug, Clone)]
 pub struct Outside<'a> {
@@ -56,23 +59,27 @@ pub struct Outside<'a> {
 }
 
 impl Outside<'_> {
-    /// Checks what credentials say of themselves, without calling anyone: the path of the field that is wrong, and how.
+    /// Checks what credentials say of themselves, without calling anyone.
     ///
     /// # Errors
-    /// The field and [`Unusable`].
-    pub fn check(&self, credentials: &Credentials) -> Result<(), (&'static str, Unusable)> {
-        match credentials {
-            Credentials::E2b(_) | Credentials::Fly(_) => Ok(()),
+    /// [`Wrong`], every field at once.
+    pub fn check(&self, credentials: &Credentials) -> Result<(), Wrong> {
+        let (url, secret) = match credentials {
+            Credentials::E2b(_) | Credentials::Fly(_) => (Ok(()), Ok(())),
             Credentials::Docker(docker) => {
-                let (client, url) = self.docker(docker.host.as_deref()).map_err(|error| ("host", error))?;
-                client.check_literal(&url).map_err(|refused| ("host", refused.into()))
+                let engine = self.docker(docker.host.as_deref());
+                let checked = engine.and_then(|(client, url)| Ok(client.check_literal(&url)?));
+                (checked.map_err(|error| ("host", error)), Ok(()))
             }
             Credentials::Webhook(webhook) => {
-                let url = Url::parse(&webhook.url).map_err(|_| ("url", Unusable::Malformed))?;
-                self.clients.guarded.check_literal(&url).map_err(|refused| ("url", refused.into()))?;
-                SigningKey::of(&webhook.secret).map(drop).map_err(|error| ("secret", error.into()))
+                let url = Url::parse(&webhook.url).map_err(|_| Unusable::Malformed);
+                let checked = url.and_then(|url| Ok(self.clients.guarded.check_literal(&url)?));
+                let key = SigningKey::of(&webhook.secret).map(drop);
+                (checked.map_err(|error| ("url", error)), key.map_err(|error| ("secret", error.into())))
             }
-        }
+        };
+        let wrong: Wrong = [url.err(), secret.err()].into_iter().flatten().collect();
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
     /// The client for a Docker engine, and its address. An engine that the operator has named is reached as it is;
@@ -100,22 +107,19 @@ impl Outside<'_> {
     /// Asks a provider whether it takes the credentials.
     ///
     /// # Errors
-    /// The field and [`Unusable`] when the credentials name an address that may not be called, also by way of a name.
-    pub async fn verify(
-        &self,
-        credentials: &Credentials,
-        now: Timestamp,
-    ) -> Result<Finding, (&'static str, Unusable)> {
+    /// [`Wrong`] when the credentials name an address that may not be called, also by way of a name.
+    pub async fn verify(&self, credentials: &Credentials, now: Timestamp) -> Result<Finding, Wrong> {
         self.check(credentials)?;
         let (field, (client, call)) = match credentials {
             Credentials::E2b(credentials) => ("apiKey", self.ask_e2b(credentials)),
             Credentials::Fly(credentials) => ("apiToken", self.ask_fly(credentials)),
             Credentials::Docker(docker) => {
-                let (client, url) = self.docker(docker.host.as_deref()).map_err(|error| ("host", error))?;
+                let (client, url) =
+                    self.docker(docker.host.as_deref()).map_err(|error| vec![("host", error)])?;
                 ("host", (client, Call::get(below(&url, "_ping"))))
             }
             Credentials::Webhook(webhook) => {
-                let call = ping(webhook, now).ok_or(("url", Unusable::Malformed))?;
+                let call = ping(webhook, now).ok_or_else(|| vec![("url", Unusable::Malformed)])?;
                 ("url", (self.clients.guarded.clone(), call))
             }
         };
@@ -127,7 +131,7 @@ impl Outside<'_> {
             Err(error) => Err(error),
         };
         match answer {
-            Err(Error::Refused(refused)) => Err((field, refused.into())),
+            Err(Error::Refused(refused)) => Err(vec![(field, refused.into())]),
             Err(error) => Ok(unanswered(&error)),
             Ok(status) => Ok(answered(credentials, status)),
         }

@@ -27,7 +27,7 @@ use crate::http::query::{Id, Query};
 use crate::http::schema;
 use crate::log::{Accepted, Answering, Recorded, SealedChange, Submission};
 use crate::providers::credentials::{self, Credentials};
-use crate::providers::verify::{Outside, Unusable};
+use crate::providers::verify::{Outside, Unusable, Wrong};
 use crate::{config, read};
 
 /// A compute provider. Its credentials are never shown.
@@ -119,9 +119,7 @@ pub(crate) async fn configure(
         None => (provider::Command::ConfigureLocal { is_default }, vec![]),
         Some(given) => {
             let finding = ask(&edge, &administrator, &request, &given).await?;
-            let finding = finding.map_err(|(field, unusable)| {
-                Error::field(&below_credentials(field), "address", unusable.to_string())
-            })?;
+            let finding = finding.map_err(unusable)?;
             let version = ValueId::from_ulid(edge.new_ulid());
             let sealed = given.seal(&edge.app.keys.masters, administrator.tenant.id, version);
             let configuration = Configuration { provider, credentials: version, is_default, finding };
@@ -214,7 +212,7 @@ async fn ask(
     caller: &Caller,
     request: &Signed,
     given: &Credentials,
-) -> Result<Result<Finding, (&'static str, Unusable)>, Error> {
+) -> Result<Result<Finding, Wrong>, Error> {
     let app = &edge.app;
     if is_answered(edge, caller, request).await? {
         return Ok(Ok(unasked()));
@@ -230,9 +228,18 @@ const fn unasked() -> Finding {
     Finding { status: Status::Unverified, reason: None }
 }
 
+fn unusable(wrong: Wrong) -> Error {
+    let field =
+        |(field, why): (&str, Unusable)| Field::new(below_credentials(field), "address", why.to_string());
+    let mut fields: Vec<Field> = wrong.into_iter().map(field).collect();
+    fields.sort();
+    Error::Unprocessable(fields)
+}
+
 /// The address may have been public when it was configured; it is not now.
-fn unusable_now((_, unusable): (&'static str, Unusable)) -> Finding {
-    Finding { status: Status::Error, reason: Some(format!("its address {unusable}")) }
+fn unusable_now(wrong: Wrong) -> Finding {
+    let reason = wrong.first().map(|(_, unusable)| format!("its address {unusable}"));
+    Finding { status: Status::Error, reason }
 }
 
 fn unopened(error: credentials::Error) -> Error {

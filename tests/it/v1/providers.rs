@@ -195,6 +195,10 @@ async fn every_wrong_field_is_named_and_changes_nothing() {
             json!({ "provider": "webhook", "credentials": { "url": "compute.example.com", "secret": WEBHOOK_SECRET } }),
             "credentials.url address",
         ),
+        (
+            json!({ "provider": "webhook", "credentials": { "url": "http://10.1/", "secret": "whsec_not-base64!!" } }),
+            "credentials.secret address, credentials.url address",
+        ),
     ];
     for (body, expected) in cases {
         let told = api.post("/v1/providers", &body).await.fields();
