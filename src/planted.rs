@@ -38,6 +38,16 @@ pub fn strikes(bug: &str, once_in: u64) -> bool {
     is(bug) && TURNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(once_in)
 }
 
+/// Takes something that is never given back, where such a bug is planted.
+pub fn leak() {
+    if is("leaked-memory") {
+        std::mem::forget(vec![1_u8; 16 * 1_024]);
+    }
+    if strikes("leaked-file", 32) {
+        std::mem::forget(std::fs::File::open("/dev/null"));
+    }
+}
+
 /// A statement in which what is said of the tenant is always true.
 #[must_use]
 pub fn without_tenant(sql: &str) -> String {

@@ -24,6 +24,8 @@ pub(crate) struct Load<'a> {
     pub(crate) acknowledged: AtomicU64,
     pub(crate) unknown: AtomicU64,
     pub(crate) over: AtomicBool,
+    /// How long a caller rests after each answer.
+    pub(crate) rest: Duration,
 }
 
 /// What a request must come to.
@@ -60,6 +62,7 @@ impl<'a> Load<'a> {
             acknowledged: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             over: AtomicBool::new(false),
+            rest: Duration::ZERO,
         }
     }
 
@@ -70,6 +73,9 @@ impl<'a> Load<'a> {
         for turn in 0_u64.. {
             if self.over.load(Ordering::Relaxed) {
                 break;
+            }
+            if !self.rest.is_zero() {
+                tokio::time::sleep(self.rest).await;
             }
             let key = format!("{}-{number}-{turn}", self.name);
             let server = random.usize(..);

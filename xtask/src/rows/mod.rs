@@ -9,6 +9,7 @@ mod order;
 mod retry;
 mod runs;
 mod sandbox;
+mod soak;
 mod sse;
 mod tenants;
 
@@ -24,4 +25,5 @@ pub(crate) const ALL: &[&Row] = &[
     &sandbox::ROW,
     &sandbox::ORDINARY,
     &api::ROW,
+    &soak::ROW,
 ];
