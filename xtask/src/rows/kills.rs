@@ -31,6 +31,8 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
     let mut random = run.random(1);
     let (kills, acknowledged) = (run.amount(12, 1_000), run.amount(3_000, 1_000_000));
+    // So that the load has been carried when the last kill has come.
+    let between = 2 * acknowledged / kills;
     let mut killed = 0;
     for number in 0_u64.. {
         if killed >= kills && findings.done >= acknowledged || findings.is_red() {
@@ -42,7 +44,8 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
             (0..CALLERS).map(|caller| load.caller(caller, run.random(number * 1_000 + caller as u64 + 7)));
         let calling = join_all(callers);
         let killing = async {
-            let outcome = kill_around(&place, &load, &run, &mut random, KILLS_A_LOG.min(kills)).await;
+            let outcome =
+                kill_around(&place, &load, &run, &mut random, (KILLS_A_LOG.min(kills), between)).await;
             load.over.store(true, Ordering::Relaxed);
             run.doing.now("the callers end");
             outcome
@@ -71,12 +74,12 @@ async fn kill_around(
     load: &Load<'_>,
     run: &Run,
     random: &mut fastrand::Rng,
-    kills: u64,
+    (kills, between): (u64, u64),
 ) -> anyhow::Result<u64> {
     let mut killed = 0;
     while killed < kills {
         // The load goes on for a while between kills, however long the servers take to come back.
-        let aim = load.acknowledged.load(Ordering::Relaxed) + random.u64(20..400);
+        let aim = load.acknowledged.load(Ordering::Relaxed) + random.u64(20..between.max(21));
         let until = tokio::time::Instant::now() + Duration::from_secs(30);
         run.doing.now(format!("the load goes on after {killed} kills"));
         while load.acknowledged.load(Ordering::Relaxed) < aim && tokio::time::Instant::now() < until {
