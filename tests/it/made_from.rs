@@ -75,16 +75,49 @@ async fn ask(api: &Api, session: &str, ask: Ask) -> Answered {
     Answered { ask, reply, since, until: head(api).await }
 }
 
+async fn new_definition(api: &Api) -> String {
+    let definition = api.post("/v1/agent-definitions", &json!({ "name": "a" })).await.expect(201);
+    definition["id"].as_str().unwrap().to_owned()
+}
+
+/// Ends the agents that were made.
+async fn end_agents(api: &Api, answers: &[Answered]) {
+    for made in answers.iter().filter(|answered| answered.reply.status == 201) {
+        if let Some(agent) = made.reply.json()["id"].as_str().filter(|id| id.starts_with("agt_")) {
+            api.act(&format!("/v1/agents/{agent}/terminate")).await.expect(200);
+        }
+    }
+}
+
+/// Each answer that there is, without anybody else: which of them a crowd gets, nobody knows.
+async fn one_after_the_other(api: &Api, session: &str) -> Vec<Answered> {
+    let mut answers = vec![ask(api, session, Ask::Configure).await];
+    for kind in [Ask::Named, Ask::Delete] {
+        answers.push(ask(api, session, kind).await);
+    }
+    end_agents(api, &answers).await;
+    let definition = new_definition(api).await;
+    let from = Ask::From(definition.clone());
+    for kind in [Ask::Delete, Ask::Named, from.clone(), Ask::Archive(definition), from] {
+        answers.push(ask(api, session, kind).await);
+    }
+    end_agents(api, &answers[3..]).await;
+    answers
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_agent_is_made_from_what_is_gone_and_none_is_refused_for_what_is_there() {
     let vendor = Vendor::start().await;
     let api = Site::with_outside(vendor.settings()).await.admin().await;
     let session = api.session("user").await;
-    let mut answers = vec![];
-    for _ in 0..ROUNDS {
+    let mut answers = one_after_the_other(&api, &session).await;
+    for round in 0..ROUNDS {
         ask(&api, &session, Ask::Configure).await.reply.expect(201);
-        let definition = api.post("/v1/agent-definitions", &json!({ "name": "a" })).await.expect(201);
-        let definition = definition["id"].as_str().unwrap().to_owned();
+        if round % 2 == 1 {
+            // Those who are first find nothing.
+            ask(&api, &session, Ask::Delete).await.reply.expect(200);
+        }
+        let definition = new_definition(&api).await;
         let from = Ask::From(definition.clone());
         let kinds = [(Ask::Named, EACH), (Ask::Unnamed, EACH), (from, EACH), (Ask::Delete, TAKERS)];
         let mut asks: Vec<Ask> = vec![Ask::Archive(definition), Ask::Configure];
@@ -93,11 +126,7 @@ async fn no_agent_is_made_from_what_is_gone_and_none_is_refused_for_what_is_ther
         let middle = answers.len() * 5 % asks.len();
         asks.rotate_left(middle);
         let crowd = join_all(asks.into_iter().map(|kind| ask(&api, &session, kind))).await;
-        for made in crowd.iter().filter(|answered| answered.reply.status == 201) {
-            if let Some(agent) = made.reply.json()["id"].as_str().filter(|id| id.starts_with("agt_")) {
-                api.act(&format!("/v1/agents/{agent}/terminate")).await.expect(200);
-            }
-        }
+        end_agents(&api, &crowd).await;
         answers.extend(crowd);
     }
     let standings = walk(&api).await;

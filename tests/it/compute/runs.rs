@@ -144,9 +144,12 @@ async fn lives(place: Place) {
         (ran.status == 200).then(|| assert_eq!(ran.json()["stdout"], "42"))
     })
     .await;
-    refusals(&api, &place, &path).await;
     api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
-    until_async("the sandbox to go", async || ((place.held)() == 0).then_some(())).await;
+    let gone = async || ((place.held)() == 0).then_some(());
+    until_async("the sandbox to go", gone).await;
+    // With nobody else there, whose requests could meet what is meant for another.
+    refusals(&api, &place, &path).await;
+    until_async("the other sandbox to go", gone).await;
     left_behind(&site, &api, &place, (&path, id)).await;
     place.wire.satisfied();
 }
@@ -162,8 +165,12 @@ async fn refusals(api: &Api, place: &Place, path: &str) {
     let created = api.post(path, &json!({})).await.expect(201);
     let id = created["id"].as_str().unwrap();
     stands(api, id, "idle").await;
-    let at = if place.name == "e2b" { "/process.Process/Start" } else { "/exec" };
-    place.wire.fault(at, Fault::Status(400, vec![], body.to_owned()));
+    let at = match place.name {
+        "e2b" => "/process.Process/Start".to_owned(),
+        "docker" => format!("/containers/theazo-{id}/exec"),
+        _ => "/exec".to_owned(),
+    };
+    place.wire.fault(&at, Fault::Status(400, vec![], body.to_owned()));
     let exec = json!({ "lang": "bash", "code": "true" });
     let refused = api.post(&format!("/v1/agents/{id}/exec"), &exec).await.error(502, "provider_error");
     assert!(refused["message"].as_str().unwrap().contains(reason), "{refused}");
