@@ -1,65 +1,116 @@
--- A log of {calls} calls to models, each of three charges, over the 90 days before now: its events (whose data no view
--- reads), who they are about, the ledger and its sums, as the folds would write them.
+-- A log of {charges} charges over the 90 days before now: its events (whose data no view reads), who they are about,
+-- the ledger and its sums, as the folds would write them. Ten charges come of four events: three calls to models, of
+-- three charges each, and a piece of compute. One piece in a hundred is a correction instead, and one in 250 counts in
+-- the day before its event.
 set session_replication_role = replica;
-create temporary table bench as
-  select tenant_id, position as head, last_at,
-    date_trunc('second', now()) - interval '90 days' as began, interval '90 days' / {calls} as step
-  from heads order by position desc limit 1;
-update events set at = (select began from bench) where tenant_id = (select tenant_id from bench);
+set synchronous_commit = off;
+set work_mem = '512MB';
+set jit = off;
 
-create temporary table calls as
-  select b.tenant_id, b.head + i as position, date_trunc('milliseconds', b.began + b.step * i) as at,
-    'usr_' || lpad(u::text, 26, '0') as user_id,
-    'ses_' || lpad((u * 100 + extract(month from b.began + b.step * i))::int::text, 26, '0') as session_id,
-    'agt_' || lpad(((u * 100 + extract(month from b.began + b.step * i)) * 2 + i % 2)::int::text, 26, '0') as agent_id,
-    'model-' || i % 20 as model, i
-  from bench b, lateral (select i, (i::bigint * 7919) % 1000 as u from generate_series(1, {calls}) i) s;
+-- The organization of the bench is the newest.
+create temporary table bench as
+  select t.tenant_id, h.position as head, date_trunc('second', now()) - interval '90 days' as began,
+    interval '90 days' / ({charges} / 10 * 4) as step, live_build(t.tenant_id, 'ledger') as ledger,
+    live_build(t.tenant_id, 'usage_totals') as totals, live_build(t.tenant_id, 'usage_by_user') as by_user,
+    live_build(t.tenant_id, 'usage_by_agent') as by_agent
+  from tenants t join heads h using (tenant_id) where t.mode = 'live' order by t.tenant_id desc limit 1;
+update events e set at = b.began from bench b where e.tenant_id = b.tenant_id;
+delete from ledger l using bench b where l.tenant_id = b.tenant_id;
+
+create temporary table happened as
+  select b.tenant_id, b.head + i as position, i, at, 'usr_' || lpad(u::text, 26, '0') as user_id,
+    'ses_' || lpad(s::text, 26, '0') as session_id, 'agt_' || lpad((s * 2 + i / 4 % 2)::text, 26, '0') as agent_id,
+    'model-' || u % 20 as model,
+    case when i % 4 <> 0 then 'call' when i % 400 = 0 then 'correction' else 'compute' end as kind
+  from bench b cross join generate_series(1, {charges} / 10 * 4) i
+    cross join lateral (select (i::bigint * 7919 + i / 4 * 31) % 1000 as u,
+      date_trunc('milliseconds', b.began + b.step * i) as at) of
+    cross join lateral (select u * 100 + extract(month from at at time zone 'UTC')::bigint as s) its;
 
 insert into end_users
-  select distinct tenant_id, user_id, 'user-' || ltrim(substr(user_id, 5), '0') from calls on conflict do nothing;
+  select distinct tenant_id, user_id, 'user-' || ltrim(substr(user_id, 5), '0') from happened on conflict do nothing;
 insert into events (tenant_id, position, event_id, type, version, subjects, data, metadata, at, leaf_hash)
-  select tenant_id, position, 'evt_' || lpad(position::text, 26, '0'), 'model.call_settled', 1,
+  select tenant_id, position, 'evt_' || lpad(position::text, 26, '0'), 'bench.' || kind, 1,
     array[user_id, session_id, agent_id], '{}', '{}', at, decode(repeat('00', 32), 'hex')
-  from calls;
+  from happened;
 insert into event_subjects
-  select tenant_id, subject, position from calls, lateral unnest(array[user_id, session_id, agent_id]) subject
-  order by subject, position;
+  select tenant_id, subject, position from happened, lateral unnest(array[user_id, session_id, agent_id]) subject
+  order by subject collate "C", position;
 
 insert into ledger (tenant_id, build, position, entry, at, late, line, category, user_id, session_id, agent_id, model,
     quantity, unit, price_amount, price_per, rate_card, cost, calls, unrated_calls)
-  select c.tenant_id, live_build(c.tenant_id, 'ledger'), position, entry, at, 0, 'usage', 'model', user_id, session_id,
-    agent_id, model, (i * (entry + 3)) % 5000 + 1, unit, price, 1000000, 'bench',
-    round(((i * (entry + 3)) % 5000 + 1) * price / 1000000, 12), case when entry = 0 then 1 else 0 end, 0
-  from calls c, (values (0, 'input_token', 3.3), (1, 'output_token', 16.5), (2, 'cache_read_token', 0.33))
-    as u(entry, unit, price)
-  order by position, entry;
+  select h.tenant_id, b.ledger, h.position, u.entry,
+    case when late = 1 then date_trunc('day', h.at, 'UTC') - interval '1 millisecond' else h.at end, late, 'usage',
+    u.category, h.user_id, h.session_id, h.agent_id, case u.category when 'model' then h.model end, q.quantity, u.unit,
+    u.price, u.per, 'bench', round(q.quantity * u.price / u.per, 12), case u.unit when 'input_token' then 1 else 0 end, 0
+  from bench b, happened h
+    cross join lateral (values
+      ('call', 0, 'model', 'input_token', 3.3, 1000000), ('call', 1, 'model', 'output_token', 16.5, 1000000),
+      ('call', 2, 'model', 'cache_read_token', 0.33, 1000000), ('compute', 0, 'compute', 'millisecond', 0.005, 60000)
+    ) as u(kind, entry, category, unit, price, per)
+    cross join lateral (select (h.i::bigint * (u.entry + 3)) % 5000 + 1 as quantity,
+      case when u.kind = 'compute' and h.i % 1000 = 4 and h.at > b.began + interval '2 days' then 1 else 0 end as late) q
+  where u.kind = h.kind;
+insert into ledger (tenant_id, build, position, entry, at, late, line, category, user_id, session_id, agent_id, model,
+    quantity, unit, rate_card, cost, corrects_position, corrects_entry, calls, unrated_calls)
+  select h.tenant_id, b.ledger, h.position, 0, h.at, 0, 'adjustment', 'model', h.user_id, h.session_id, h.agent_id,
+    h.model, 0, 'input_token', 'bench', -0.000001, h.position - 1, 0, 0, 0
+  from bench b, happened h where h.kind = 'correction';
+-- Each session and each agent is created by the first event that is about it.
+insert into ledger (tenant_id, build, position, entry, at, late, line, user_id, session_id, agent_id, cost, calls,
+    unrated_calls)
+  select distinct on (h.session_id) h.tenant_id, b.ledger, h.position, 10, h.at, 0, 'session', h.user_id, h.session_id,
+    null, 0, 0, 0
+  from bench b, happened h order by h.session_id, h.position;
+insert into ledger (tenant_id, build, position, entry, at, late, line, user_id, session_id, agent_id, cost, calls,
+    unrated_calls)
+  select distinct on (h.agent_id) h.tenant_id, b.ledger, h.position, 11, h.at, 0, 'agent', h.user_id, h.session_id,
+    h.agent_id, 0, 0, 0
+  from bench b, happened h order by h.agent_id, h.position;
 
-create temporary table grains as
-  select *, case unit when 'ten_days' then null else unit end as field
-  from (values ('month'), ('ten_days'), ('day'), ('hour'), ('minute')) g(unit);
-create function pg_temp.start_of(grain text, at timestamptz) returns timestamptz language sql immutable as $$
-  select case grain when 'ten_days' then date_trunc('month', at, 'UTC')
-      + least((extract(day from at at time zone 'UTC')::int - 1) / 10, 2) * interval '10 days'
-    else date_trunc(grain, at, 'UTC') end $$;
-
+-- The sums of minutes are those of lines; the sums of what is longer are those of what is shorter.
 insert into usage_totals
-  select l.tenant_id, live_build(l.tenant_id, 'usage_totals'), g.unit, pg_temp.start_of(g.unit, l.at), category, model,
-    sum(cost), 0, 0, count(*), sum(calls),
-    coalesce(sum(quantity) filter (where l.unit = 'input_token'), 0),
-    coalesce(sum(quantity) filter (where l.unit = 'output_token'), 0),
-    coalesce(sum(quantity) filter (where l.unit = 'cache_read_token'), 0), 0, 0, 0, 0, 0, 0, 0, 0
-  from ledger l, grains g where g.unit <> 'ten_days' group by 1, 2, 3, 4, 5, 6;
-insert into usage_by_user
-  select l.tenant_id, live_build(l.tenant_id, 'usage_by_user'), g.unit, pg_temp.start_of(g.unit, l.at), user_id,
-    sum(cost), count(*), 0, 0
-  from ledger l, grains g where g.unit in ('month', 'ten_days', 'day') group by 1, 2, 3, 4, 5;
+  select l.tenant_id, b.totals, 'minute', date_trunc('minute', at, 'UTC'), coalesce(category, ''), coalesce(model, ''),
+    sum(cost), 0, 0, count(category), sum(calls),
+    coalesce(sum(quantity) filter (where unit = 'input_token'), 0),
+    coalesce(sum(quantity) filter (where unit = 'output_token'), 0),
+    coalesce(sum(quantity) filter (where unit = 'cache_read_token'), 0), 0,
+    coalesce(sum(quantity) filter (where unit = 'millisecond'), 0), 0, 0, 0, 0,
+    count(*) filter (where line = 'session'), count(*) filter (where line = 'agent')
+  from bench b join ledger l on l.tenant_id = b.tenant_id and l.build = b.ledger group by 1, 2, 3, 4, 5, 6;
 insert into usage_by_agent
-  select l.tenant_id, live_build(l.tenant_id, 'usage_by_agent'), g.unit, pg_temp.start_of(g.unit, l.at), user_id,
-    session_id, agent_id, sum(cost), count(*), 0, 0
-  from ledger l, grains g where g.unit <> 'ten_days' group by 1, 2, 3, 4, 5, 6, 7;
+  select l.tenant_id, b.by_agent, 'minute', date_trunc('minute', at, 'UTC'), user_id, session_id,
+    coalesce(agent_id, ''), sum(cost), count(category), count(*) filter (where line = 'session'),
+    count(*) filter (where line = 'agent')
+  from bench b join ledger l on l.tenant_id = b.tenant_id and l.build = b.ledger group by 1, 2, 3, 4, 5, 6, 7;
+do $$
+declare pair text[];
+begin
+  foreach pair slice 1 in array array[['minute', 'hour'], ['hour', 'day'], ['day', 'month']] loop
+    insert into usage_totals
+      select t.tenant_id, build, pair[2], date_trunc(pair[2], start, 'UTC'), category, model, sum(cost), 0, 0,
+        sum(entries), sum(calls), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), 0, sum(compute_ms), 0, 0,
+        0, 0, sum(sessions), sum(agents)
+      from usage_totals t join bench b on b.tenant_id = t.tenant_id and b.totals = t.build
+      where grain = pair[1] group by 1, 2, 3, 4, 5, 6;
+    insert into usage_by_agent
+      select t.tenant_id, build, pair[2], date_trunc(pair[2], start, 'UTC'), user_id, session_id, agent_id, sum(cost),
+        sum(entries), sum(sessions), sum(agents)
+      from usage_by_agent t join bench b on b.tenant_id = t.tenant_id and b.by_agent = t.build
+      where grain = pair[1] group by 1, 2, 3, 4, 5, 6, 7;
+  end loop;
+end $$;
+insert into usage_by_user
+  select t.tenant_id, b.by_user, g.grain,
+    case g.grain when 'ten_days' then date_trunc('month', start, 'UTC')
+        + least((extract(day from start at time zone 'UTC')::int - 1) / 10, 2) * interval '10 days'
+      else date_trunc(g.grain, start, 'UTC') end,
+    user_id, sum(cost), sum(entries), sum(sessions), sum(agents)
+  from bench b join usage_by_agent t on t.tenant_id = b.tenant_id and t.build = b.by_agent and t.grain = 'day'
+    cross join (values ('month'), ('ten_days'), ('day')) g(grain)
+  group by 1, 2, 3, 4, 5;
 
-update heads h set position = c.position, last_at = c.at
-  from (select tenant_id, position, at from calls order by position desc limit 1) c where h.tenant_id = c.tenant_id;
-drop table calls;
-set session_replication_role = origin;
-
+update heads h set position = e.position, last_at = e.at
+  from (select tenant_id, position, at from happened order by i desc limit 1) e where h.tenant_id = e.tenant_id;
+drop table happened, bench;
+reset all;
