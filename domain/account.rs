@@ -112,18 +112,20 @@ impl Account {
         count_in(&mut self.months, day.month_start(), cost);
     }
 
-    /// What counts as spent in the period that `now` lies in: settled and unconfirmed.
+    /// What counts as spent in the period that `now` lies in: settled and unconfirmed. Never below nothing: where more
+    /// was given back in a period than was spent in it, because a credit corrects an earlier charge, nothing is spent.
     #[must_use]
     pub fn spent(&self, period: CostPeriod, now: Timestamp) -> Decimal {
         let today = now.day();
         let of = |kept: &[(Day, Decimal)], wanted: Day| {
             kept.iter().find(|(day, _)| *day == wanted).map_or(Decimal::ZERO, |(_, sum)| *sum)
         };
-        match period {
+        let sum = match period {
             CostPeriod::Session => self.total,
             CostPeriod::Day => of(&self.days, today),
             CostPeriod::Month => of(&self.months, today.month_start()),
-        }
+        };
+        sum.max(Decimal::ZERO)
     }
 
     /// The worst case of the work that is under way.
@@ -240,6 +242,24 @@ mod tests {
         assert!(fits(&account, 5) && fits(&account, 0));
         account.book(&charge(NOON, 5));
         assert!(!fits(&account, 0), "a limit that is used up admits nothing, not even what costs nothing");
+    }
+
+    #[test]
+    fn what_is_given_back_on_another_day_makes_no_room_past_the_limit() {
+        let mut account = Account::default();
+        account.book(&charge(NOON, 5));
+        account.book(&charge(NOON + DAY_MS, -5));
+        let tomorrow = at(NOON + DAY_MS);
+        assert_eq!(account.spent(CostPeriod::Day, tomorrow), Decimal::ZERO);
+        assert_eq!(account.spent(CostPeriod::Month, tomorrow), Decimal::ZERO);
+        let fits = |account: &Account, cents| {
+            let limit = limit(10, CostPeriod::Day);
+            account.excess((LimitName::MaxCost, &limit), Decimal::new(cents, 2), tomorrow).is_none()
+        };
+        assert!(fits(&account, 10) && !fits(&account, 11));
+        // What is spent then is set off against it: a limit is kept by what the day's bill will say.
+        account.book(&charge(NOON + DAY_MS, 7));
+        assert_eq!(account.spent(CostPeriod::Day, tomorrow), Decimal::new(2, 2));
     }
 
     #[test]

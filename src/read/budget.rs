@@ -25,7 +25,8 @@ pub struct Budget {
     pub thresholds: Vec<u16>,
     /// What happens when it is used up.
     pub action: Action,
-    /// Settled and unconfirmed charges of the present period, in units of the currency.
+    /// Settled and unconfirmed charges of the present period, in units of the currency; nothing where more was given
+    /// back in it.
     pub spent: Decimal,
     /// The worst case of what is under way.
     pub reserved: Decimal,
@@ -96,7 +97,7 @@ fn read(row: &Row) -> Result<Budget, Error> {
         action: word(row.try_get(5)?)?,
         rank: row.try_get(6)?,
         updated_at: millis(row.try_get(7)?),
-        spent: row.try_get(8)?,
+        spent: row.try_get::<_, Decimal>(8)?.max(Decimal::ZERO),
         reserved: row.try_get(9)?,
     })
 }

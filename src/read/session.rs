@@ -56,7 +56,7 @@ pub struct Usage {
     pub reserved: Decimal,
     /// Charges of lost calls, until they are settled.
     pub unconfirmed: Decimal,
-    /// Settled and unconfirmed charges of the present day in UTC.
+    /// Settled and unconfirmed charges of the present day in UTC; nothing where more was given back in it.
     pub spent_today: Decimal,
     /// The same of the present month.
     pub spent_this_month: Decimal,
@@ -160,8 +160,8 @@ pub async fn usage(scope: Scope<'_>, id: SessionId, now: Timestamp) -> Result<Op
         active_agents: row.try_get(5)?,
         agents_created: row.try_get(6)?,
         model_calls: row.try_get(7)?,
-        spent_today: row.try_get(8)?,
-        spent_this_month: row.try_get(9)?,
+        spent_today: row.try_get::<_, Decimal>(8)?.max(Decimal::ZERO),
+        spent_this_month: row.try_get::<_, Decimal>(9)?.max(Decimal::ZERO),
     }))
 }
 

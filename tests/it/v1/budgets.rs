@@ -232,6 +232,52 @@ async fn a_sessions_limit_is_shown_by_its_period() {
     assert_eq!((used("day").await.as_str(), used("month").await.as_str()), ("0.00", "0.025"));
 }
 
+#[tokio::test]
+async fn what_is_given_back_on_another_day_is_a_line_of_that_day_and_makes_no_room_past_a_limit() {
+    let site = Site::with_manual_clock().await;
+    let api = site.admin().await;
+    let session = api.session("u").await;
+    let agent = ready(&api, &session).await;
+    // The clock stands at 2025-05-01T00:00:00Z.
+    site.clock.advance(60_000);
+    tick(&api, &session, agent).await;
+    api.act(&format!("/v1/agents/{agent}/pause")).await.expect(200);
+    let charges = api.get("/v1/billing/entries?category=compute").await.expect(200);
+    let credit =
+        json!({ "chargeId": charges["data"][0]["id"], "amount": -10, "reason": "it was our mistake" });
+    site.clock.advance(86_400_000);
+    let made = api.post("/v1/billing/adjustments", &credit).await.expect(201);
+    let exact = |amount: &Value| amount["exact"].as_str().unwrap().to_owned();
+    // Finance sees the credit on the day on which it was made, as a line of its own, below nothing.
+    let daily = api.get("/v1/billing/usage/daily?from=2025-05-01").await.expect(200);
+    let days: Vec<String> = daily["data"].as_array().unwrap().iter().map(|day| exact(&day["cost"])).collect();
+    assert_eq!(days, ["0.10", "-0.10"]);
+    let entries = api.get("/v1/billing/entries?from=2025-05-02").await.expect(200);
+    assert_eq!((&entries["data"][0]["id"], entries["data"].as_array().unwrap().len()), (&made["id"], 1));
+    let summary = api.get("/v1/usage/summary?from=2025-05-02").await.expect(200);
+    assert_eq!(
+        (exact(&summary["total"]), exact(&summary["compute"]["cost"])),
+        ("-0.10".into(), "-0.10".into())
+    );
+    // Limits count from nothing: what is left is never more than the limit.
+    let limits = json!({ "maxCost": { "amount": 15, "currency": "usd", "period": "day" } });
+    let path = format!("/v1/sessions/{session}/limits");
+    let shown = api.call("PATCH", &path, &limits).await.expect(200)["maxCost"].clone();
+    assert_eq!((exact(&shown["used"]), exact(&shown["remaining"])), ("0.00".into(), "0.15".into()));
+    assert_eq!(shown["percentage"], 0.0);
+    for (user, amount) in [(None, 15), (Some("u"), 15)] {
+        let budget = json!({ "userId": user, "amount": amount, "period": "day" });
+        let budget = set(&api, &budget).await;
+        assert_eq!((exact(&budget["used"]), exact(&budget["remaining"])), ("0.00".into(), "0.15".into()));
+    }
+    // A minute, which fits, and another, which would fit if the credit were room past the limit.
+    ready(&api, &session).await;
+    let second = json!({ "tools": ["web_search"] });
+    let refused = api.post(&format!("/v1/sessions/{session}/agents"), &second).await;
+    let refused = refused.error(402, "session_limit_exceeded");
+    assert_eq!(exact(&refused["details"]["spent"]), "0.00");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_agent_keeps_is_charged_at_midnight_by_whichever_server_comes_first() {
     let site = Site::with_manual_clock().await;
