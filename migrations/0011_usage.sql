@@ -89,7 +89,7 @@ create table usage_by_user (
 create table usage_by_agent (
   tenant_id bigint not null,
   build integer not null,
-  -- month, day, hour or minute
+  -- month, ten_days, day, hour or minute
   grain text collate "C" not null,
   start timestamptz not null,
   user_id text collate "C" not null,

@@ -100,12 +100,18 @@ begin
       where grain = pair[1] group by 1, 2, 3, 4, 5, 6, 7;
   end loop;
 end $$;
+create function pg_temp.start_of(grain text, at timestamptz) returns timestamptz language sql immutable as $$
+  select case grain when 'ten_days' then date_trunc('month', at, 'UTC')
+      + least((extract(day from at at time zone 'UTC')::int - 1) / 10, 2) * interval '10 days'
+    else date_trunc(grain, at, 'UTC') end $$;
+insert into usage_by_agent
+  select t.tenant_id, build, 'ten_days', pg_temp.start_of('ten_days', start), user_id, session_id, agent_id, sum(cost),
+    sum(entries), sum(sessions), sum(agents)
+  from usage_by_agent t join bench b on b.tenant_id = t.tenant_id and b.by_agent = t.build
+  where grain = 'day' group by 1, 2, 3, 4, 5, 6, 7;
 insert into usage_by_user
-  select t.tenant_id, b.by_user, g.grain,
-    case g.grain when 'ten_days' then date_trunc('month', start, 'UTC')
-        + least((extract(day from start at time zone 'UTC')::int - 1) / 10, 2) * interval '10 days'
-      else date_trunc(g.grain, start, 'UTC') end,
-    user_id, sum(cost), sum(entries), sum(sessions), sum(agents)
+  select t.tenant_id, b.by_user, g.grain, pg_temp.start_of(g.grain, start), user_id, sum(cost), sum(entries),
+    sum(sessions), sum(agents)
   from bench b join usage_by_agent t on t.tenant_id = b.tenant_id and t.build = b.by_agent and t.grain = 'day'
     cross join (values ('month'), ('ten_days'), ('day')) g(grain)
   group by 1, 2, 3, 4, 5;

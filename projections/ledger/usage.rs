@@ -17,8 +17,10 @@ pub(crate) struct ByUser;
 /// A row for each period and agent, with its session and user. What is no agent's is in a row of its session.
 pub(crate) struct ByAgent;
 
-/// The grains of the totals, and of what is told by agent.
+/// The grains of the totals.
 pub const GRAINS: [Grain; 4] = [Grain::Month, Grain::Day, Grain::Hour, Grain::Minute];
+/// The grains of what is told by agent: a day may have a row for each of them, so as few days as can be are read.
+pub const AGENT_GRAINS: [Grain; 5] = [Grain::Month, Grain::TenDays, Grain::Day, Grain::Hour, Grain::Minute];
 /// The grains of what is told by user; finer ones are summed up from the agents'.
 pub const USER_GRAINS: [Grain; 3] = [Grain::Month, Grain::TenDays, Grain::Day];
 
@@ -160,13 +162,13 @@ impl Projection for ByAgent {
     }
 
     fn version(&self) -> i32 {
-        1
+        2
     }
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {
         for line in lines(happened) {
             let Some(sums) = shares(&line.measures()) else { continue };
-            for grain in GRAINS {
+            for grain in AGENT_GRAINS {
                 changes.add(&BY_AGENT, agent_key(grain, &line), sums.clone());
             }
         }

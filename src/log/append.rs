@@ -106,12 +106,12 @@ const FIND_EVENTS: &str = "
       select unnest($2::text[]) as subject union all
       select u.user_id from unnest($3::text[]) as p(external_id) cross join lateral (
         select user_id from end_users where tenant_id = $1 and external_id = p.external_id offset 0) u) w
-    left join lateral (
-      select position from snapshots
-      where tenant_id = $1 and subject = w.subject and format = $4 offset 0) n on true
+    cross join lateral (
+      select coalesce((select position from snapshots
+        where tenant_id = $1 and subject = w.subject and format = $4), 0) as position offset 0) n
     cross join lateral (
       select position from event_subjects
-      where tenant_id = $1 and subject = w.subject and position > coalesce(n.position, 0) offset 0) s
+      where tenant_id = $1 and subject = w.subject and position > n.position offset 0) s
     cross join lateral (
       select position, type, version, data from events where tenant_id = $1 and position = s.position offset 0) e
     order by e.position";

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use rust_decimal::Decimal;
+use theazo_domain::Event;
 use theazo_projections::change::{Change, Row};
 use theazo_projections::{Changes, Column, Happened, Kind, Projection, Table, Value};
 use tokio_postgres::types::ToSql;
 
 use super::{Recorded, TenantId};
 use crate::database::{Client, Error, Pipeline, system_time};
+use crate::planted;
 
 /// A build of a projection that is to be kept up.
 #[derive(Clone, Copy)]
@@ -35,10 +37,22 @@ pub(crate) fn fold<'a>(builds: &[Build], events: impl Iterator<Item = &'a Record
         let (position, at) = (recorded.stored.position, recorded.stored.at);
         let happened = Happened { position, at, event: &recorded.event };
         for projection in &projections {
-            projection.fold(&happened, &mut changes);
+            match planted_in(projection.table().name, &recorded.event) {
+                Some(times) => (0..times).for_each(|_| projection.fold(&happened, &mut changes)),
+                None => projection.fold(&happened, &mut changes),
+            }
         }
     }
     changes
+}
+
+/// How often an event is folded where a bug is planted in that.
+fn planted_in(table: &str, event: &Event) -> Option<u8> {
+    match (table, event) {
+        ("usage_totals", Event::BillingAdjusted(_)) if planted::is("uncounted-adjustment") => Some(0),
+        ("usage_by_user", Event::CallSettled(_)) if planted::strikes("folded-twice", 50) => Some(2),
+        _ => None,
+    }
 }
 
 /// A statement that writes many rows of one table in one way, and the columns that it takes.

@@ -1,6 +1,7 @@
 //! The server's tests against a real PostgreSQL, in one binary so that they share one cluster.
 #![expect(clippy::unwrap_used, reason = "in a test, what must be there is unwrapped")]
 
+mod bills;
 mod boot;
 mod canary;
 mod cli;

@@ -2,7 +2,7 @@
 
 use rust_decimal::Decimal;
 use theazo_projections::grain::Grain;
-use theazo_projections::ledger::usage::{GRAINS, USER_GRAINS};
+use theazo_projections::ledger::usage::{AGENT_GRAINS, USER_GRAINS};
 
 use super::{IS_ENTRY, Period, Pieces, Pin, SOURCES};
 use crate::database::{Error, Scope};
@@ -41,7 +41,7 @@ impl By {
     fn grains(self) -> Vec<Grain> {
         match self {
             Self::User => USER_GRAINS.into_iter().chain([Grain::Hour, Grain::Minute]).collect(),
-            Self::Session | Self::Agent => GRAINS.to_vec(),
+            Self::Session | Self::Agent => AGENT_GRAINS.to_vec(),
         }
     }
 

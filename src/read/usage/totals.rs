@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use rust_decimal::Decimal;
 use theazo_domain::charge::Category;
-use theazo_domain::time::Day;
+use theazo_domain::time::{Day, Timestamp};
 use theazo_projections::grain::Grain;
 use theazo_projections::ledger::Measures;
 use theazo_projections::ledger::usage::GRAINS;
@@ -13,6 +13,7 @@ use tokio_postgres::Row;
 
 use super::{IS_ENTRY, Period, Pieces, Pin, SOURCES};
 use crate::database::{Error, Scope, millis};
+use crate::planted;
 use crate::read::word;
 
 /// What was used of a category, and of a model where it has some.
@@ -95,6 +96,10 @@ static TOTALS: LazyLock<String> = LazyLock::new(|| {
 /// # Errors
 /// [`Error`] when the database is away.
 pub async fn totals(scope: Scope<'_>, period: Period, pin: Pin) -> Result<Vec<Total>, Error> {
+    let mut period = period;
+    if planted::is("last-minute") {
+        period.until = Timestamp::from_millis(period.until.millis() - 60_000).max(period.from);
+    }
     let pieces = Pieces::of(period, pin, &GRAINS);
     let rows = scope.query(&TOTALS, &pieces.parameters()).await?;
     rows.iter().map(total).collect()

@@ -4,6 +4,7 @@ use crate::prove::Row;
 
 mod api;
 mod kills;
+mod ledger;
 mod limits;
 mod order;
 mod retry;
@@ -13,11 +14,16 @@ mod soak;
 mod sse;
 mod tenants;
 
+#[expect(dead_code, unused_imports, reason = "the tests use all of it")]
+#[path = "../../../tests/it/support/models/mod.rs"]
+mod models;
+
 /// Every row.
 pub(crate) const ALL: &[&Row] = &[
     &kills::ROW,
     &order::ROW,
     &limits::ROW,
+    &ledger::ROW,
     &retry::ROW,
     &sse::ROW,
     &tenants::ROW,

@@ -215,7 +215,7 @@ struct Life<'a> {
 }
 
 /// The steps of a life.
-const STEPS: usize = 26;
+const STEPS: usize = 22;
 
 impl Life<'_> {
     fn id(&self, kind: &str) -> String {

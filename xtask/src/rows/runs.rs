@@ -20,13 +20,10 @@ use crate::prove::{Findings, Row, Run};
 #[expect(dead_code, reason = "the tests use all of it")]
 #[path = "../../../tests/it/handover/account.rs"]
 mod account;
-#[expect(dead_code, unused_imports, reason = "the tests use all of it")]
-#[path = "../../../tests/it/support/models/mod.rs"]
-mod models;
 
+use super::models::script::Cuts;
+use super::models::{Answer, Asked, Delivery, ModelServer, Said, Turn};
 use account::{Booked, Event, amount};
-use models::script::Cuts;
-use models::{Answer, Asked, Delivery, ModelServer, Said, Turn};
 
 pub(crate) const ROW: Row = Row {
     name: "runs",

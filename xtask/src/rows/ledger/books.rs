@@ -1,0 +1,184 @@
+//! All charges as the server tells them, held against the client's own account, one by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context;
+use rust_decimal::Decimal;
+use theazo_domain::time::Timestamp;
+
+use super::Desk;
+use super::account::{Account, Line};
+use super::money::UNITS;
+use crate::client::Ask;
+use crate::prove::Findings;
+
+/// A charge.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) id: String,
+    pub(super) at: Timestamp,
+    pub(super) line: String,
+    pub(super) category: String,
+    pub(super) user: String,
+    pub(super) session: String,
+    pub(super) agent: String,
+    pub(super) task: String,
+    pub(super) model: String,
+    pub(super) quantity: Decimal,
+    pub(super) unit: String,
+    pub(super) card: String,
+    pub(super) cost: Decimal,
+    pub(super) corrects: String,
+}
+
+/// All of an organization's.
+pub(super) struct Books {
+    pub(super) entries: Vec<Entry>,
+}
+
+/// Rows of an export as CSV, by the names of their columns. Nothing of these organizations has to be quoted.
+pub(super) fn rows(csv: &str) -> anyhow::Result<Vec<BTreeMap<&str, &str>>> {
+    anyhow::ensure!(!csv.contains('"'), "a row of an export is quoted");
+    let mut lines = csv.split_terminator("\r\n");
+    let head: Vec<&str> = lines.next().context("a head")?.split(',').collect();
+    let row = |line: &'_ str| -> usize { line.split(',').count() };
+    let named = lines.map(|line| {
+        anyhow::ensure!(row(line) == head.len(), "a row has other columns: {line}");
+        Ok(head.iter().copied().zip(line.split(',')).collect())
+    });
+    named.collect()
+}
+
+/// An export of a period.
+pub(super) async fn export(desk: Desk<'_>, query: &str) -> anyhow::Result<String> {
+    let address = desk.place.address(0).context("a server runs")?;
+    let answer = desk.caller().ask(&address, &Ask::get(format!("/v1/billing/export?{query}"))).await?;
+    anyhow::ensure!(answer.status == 200, "an export: {} {}", answer.status, answer.text);
+    Ok(answer.text)
+}
+
+impl Books {
+    pub(super) async fn read(desk: Desk<'_>) -> anyhow::Result<Self> {
+        let csv = export(desk, "format=csv&from=2020-01-01").await?;
+        let entries = rows(&csv)?.into_iter().map(|row| {
+            let cell = |name: &str| row.get(name).map(|cell| (*cell).to_owned()).unwrap_or_default();
+            Ok(Entry {
+                id: cell("id"),
+                at: Timestamp::parse(&cell("at"))?,
+                line: cell("line"),
+                category: cell("category"),
+                user: cell("userId"),
+                session: cell("sessionId"),
+                agent: cell("agentId"),
+                task: cell("taskId"),
+                model: cell("model"),
+                quantity: cell("quantity").parse()?,
+                unit: cell("unit"),
+                card: cell("rateCardVersion"),
+                cost: cell("cost").parse()?,
+                corrects: cell("corrects"),
+            })
+        });
+        Ok(Self { entries: entries.collect::<anyhow::Result<_>>()? })
+    }
+
+    /// Every use that the client knows of is charged once, at its price, and to whom it is of; and nothing else is.
+    pub(super) fn hold_against(&self, account: &Account, findings: &mut Findings) {
+        let ids: BTreeSet<&str> = self.entries.iter().map(|entry| &*entry.id).collect();
+        findings.claim(ids.len() == self.entries.len(), || "an entry is exported twice".to_owned());
+        for wrong in &account.wrong_tasks {
+            findings.violation(wrong.clone());
+        }
+        let mut usage: BTreeMap<&str, Vec<Line>> = BTreeMap::new();
+        let mut rated: BTreeMap<(&str, usize), (Decimal, Decimal)> = BTreeMap::new();
+        let mut compute: BTreeMap<&str, Decimal> = BTreeMap::new();
+        for entry in &self.entries {
+            let Some(agent) = account.agents.get(&entry.agent) else {
+                findings.violation(format!("nobody's agent was charged: {entry:?}"));
+                continue;
+            };
+            let whose = entry.session == agent.session && entry.user == agent.user;
+            findings.claim(whose, || format!("charged to somebody else than {}: {entry:?}", agent.user));
+            let unit = UNITS.iter().position(|unit| *unit == entry.unit);
+            match (&*entry.line, &*entry.category, unit) {
+                ("usage", "model", Some(unit)) => {
+                    findings.claim(entry.model == agent.model, || format!("another model: {entry:?}"));
+                    let line = (UNITS[unit], entry.quantity, entry.cost);
+                    usage.entry(&entry.task).or_default().push(line);
+                }
+                ("rating", "model", Some(unit)) => {
+                    let sums = rated.entry((&entry.agent, unit)).or_default();
+                    *sums = (sums.0 + entry.quantity, sums.1 + entry.cost);
+                }
+                ("adjustment", ..) => {
+                    let known = account.adjustments.get(&entry.id);
+                    let right = known.is_some_and(|known| {
+                        (&known.corrects, &known.agent, known.exact)
+                            == (&entry.corrects, &entry.agent, entry.cost)
+                    });
+                    findings.claim(right, || format!("{entry:?} was asked for as {known:?}"));
+                }
+                ("usage", "compute" | "storage", None) => {
+                    let mut cards = (0..2).filter_map(|half| account.prices(half));
+                    let card = cards.rfind(|prices| prices.version == entry.card);
+                    let cost = card.map(|prices| prices.other(&entry.category, entry.quantity));
+                    let near = cost.is_some_and(|cost| (cost - entry.cost).abs() <= Decimal::new(1, 12));
+                    findings.claim(near, || format!("it must cost {cost:?}: {entry:?}"));
+                    if entry.category == "compute" {
+                        *compute.entry(&entry.agent).or_default() += entry.quantity;
+                    }
+                }
+                _ => findings.violation(format!("nobody has used that: {entry:?}")),
+            }
+        }
+        charged(usage, account, findings);
+        rated_once(&rated, account, findings);
+        for (id, agent) in &account.agents {
+            let ms = compute.get(&**id).copied().unwrap_or_default();
+            let most = Decimal::from(agent.lived_ms);
+            findings.claim(ms <= most, || format!("{id} lived {most} ms at most, and {ms} were charged"));
+        }
+        let of_them = self.entries.iter().filter(|entry| entry.line == "adjustment").count();
+        findings.claim(of_them == account.adjustments.len(), || {
+            format!("{of_them} corrections of {} are there", account.adjustments.len())
+        });
+        let lost = account.lost.len() as u64;
+        findings.claim(account.repeated <= lost, || {
+            format!("{} answers were given again, and {lost} calls were lost", account.repeated)
+        });
+    }
+}
+
+/// Each task was charged for just what the model used.
+fn charged(mut usage: BTreeMap<&str, Vec<Line>>, account: &Account, findings: &mut Findings) {
+    for (task, lines) in &account.usage {
+        let mut expected = lines.clone();
+        let mut shown = usage.remove(&**task).unwrap_or_default();
+        expected.sort_unstable();
+        shown.sort_unstable();
+        findings.claim(shown == expected, || format!("{task} was charged {shown:?}, and used {expected:?}"));
+    }
+    for (task, lines) in usage {
+        findings.violation(format!("{task} is no task, and was charged {lines:?}"));
+    }
+}
+
+/// What had no price was given one, once.
+fn rated_once(
+    rated: &BTreeMap<(&str, usize), (Decimal, Decimal)>,
+    account: &Account,
+    findings: &mut Findings,
+) {
+    let Some(prices) = account.last_prices() else { return };
+    for (id, used) in &account.rated {
+        for (unit, tokens) in used.iter().enumerate() {
+            let expected = (Decimal::from(*tokens), prices.tokens(super::UNPRICED, unit, *tokens));
+            let shown = rated.get(&(&**id, unit)).copied().unwrap_or_default();
+            findings.claim(shown == expected, || {
+                format!("{id}: {} are rated {shown:?}, and must be {expected:?}", UNITS[unit])
+            });
+        }
+    }
+    let strange = rated.keys().find(|(id, _)| !account.rated.contains_key(*id));
+    findings.claim(strange.is_none(), || format!("{strange:?} was rated, and had a price"));
+}
