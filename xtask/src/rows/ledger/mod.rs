@@ -1,6 +1,7 @@
 //! Agents of many users work for money on two servers that are killed; what the servers then say of it is held against
 //! the client's own account: what the model server answered, times the price list.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -63,11 +64,26 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
 /// One organization's life, from its first charge to its books.
 async fn round(run: &Run, (number, charges): (u64, u64), findings: &mut Findings) -> anyhow::Result<()> {
     let vendor = Vendor::new(run.random(1_000 + number)).await;
+    // One folder for both servers, so that either can let go of what the other has made.
+    let sandboxes = std::env::temp_dir().join(format!("theazo-proof-ledger-{:x}", fastrand::u64(..)));
+    let outcome = life(run, &vendor, &sandboxes, (number, charges), findings).await;
+    let _ = std::fs::remove_dir_all(&sandboxes);
+    outcome
+}
+
+async fn life(
+    run: &Run,
+    vendor: &Vendor,
+    sandboxes: &Path,
+    (number, charges): (u64, u64),
+    findings: &mut Findings,
+) -> anyhow::Result<()> {
     let environment = [
         ("ANTHROPIC_BASE_URL", &*vendor.server.anthropic_url()),
         ("ANTHROPIC_API_KEY", "sk-ant-proof-0000"),
         ("OPENAI_BASE_URL", &*vendor.server.openai_url()),
         ("OPENAI_API_KEY", "sk-proof-0000"),
+        ("THEAZO_SANDBOX_DIR", &*sandboxes.display().to_string()),
     ];
     let place = Place::new(run, SERVERS, &environment).await?;
     let desk = Desk { place: &place, tenant: &place.organization("live").await? };
@@ -82,10 +98,10 @@ async fn round(run: &Run, (number, charges): (u64, u64), findings: &mut Findings
         let random = run.random(number * 100 + half);
         let kills = if run.planted.is_none() { run.amount(2, 6) } else { 0 };
         let enough = vendor.charges() + charges / 2;
-        let lives = Lives { desk, vendor: &vendor, half, enough, limit: Instant::now() + run_limit(run) };
+        let lives = Lives { desk, vendor, half, enough, limit: Instant::now() + run_limit(run) };
         let (lived, killed) = tokio::join!(lives.all(&random), kill(&place, random.clone(), kills));
         findings.did("kills", killed?);
-        account.take(lived?, &vendor)?;
+        account.take(lived?, vendor)?;
         desk.is_quiet().await?;
         later::reconcile(desk, &mut account, random.clone(), findings).await?;
         later::adjust(desk, &mut account, random, findings).await?;

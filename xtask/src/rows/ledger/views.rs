@@ -94,7 +94,7 @@ fn moment(books: &Books, random: &mut fastrand::Rng) -> i64 {
         5 => millis / 3_600_000 * 3_600_000 + random.i64(-1..2) * 1_000,
         6 => near.day().start().millis(),
         7 => near.day().month_start().start().millis() + random.i64(-1..2),
-        8 => millis - random.i64(..40 * DAY_MS),
+        8 => millis - random.i64(0..40 * DAY_MS),
         _ => millis + random.i64(-90_000..90_000),
     }
 }
