@@ -202,12 +202,12 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "ledger@1",
         "usage_totals@1",
         "usage_by_user@1",
-        "usage_by_agent@1",
+        "usage_by_agent@2",
         "budgets@1",
         "spending@1",
         "rate_cards@1",
         "unconfirmed_calls@1",
         "unrated_usage@1",
     ];
-    assert_eq!((EPOCH, set), (6, expected.map(str::to_owned).to_vec()));
+    assert_eq!((EPOCH, set), (7, expected.map(str::to_owned).to_vec()));
 }

@@ -266,7 +266,7 @@ async fn what_is_given_back_on_another_day_is_a_line_of_that_day_and_makes_no_ro
     assert_eq!((exact(&shown["used"]), exact(&shown["remaining"])), ("0.00".into(), "0.15".into()));
     assert_eq!(shown["percentage"], 0.0);
     for (user, amount) in [(None, 15), (Some("u"), 15)] {
-        let budget = json!({ "userId": user, "amount": amount, "period": "day" });
+        let budget = json!({ "userId": user, "amount": amount, "currency": "usd", "period": "day" });
         let budget = set(&api, &budget).await;
         assert_eq!((exact(&budget["used"]), exact(&budget["remaining"])), ("0.00".into(), "0.15".into()));
     }
