@@ -30,7 +30,7 @@ pub(super) struct Account {
     prices: Vec<Prices>,
     pub(super) sessions: Vec<(String, Timestamp)>,
     pub(super) agents: BTreeMap<String, Agent>,
-    /// What must be charged for each task.
+    /// What must be charged for each task, and for each agent without a task: of calls that were reconciled.
     pub(super) usage: BTreeMap<String, Vec<Line>>,
     /// What must be charged later for each agent, because it had no price: tokens by unit.
     pub(super) rated: BTreeMap<String, Used>,
@@ -108,8 +108,8 @@ impl Account {
         Ok(())
     }
 
-    /// A call must be charged; what it costs.
-    pub(super) fn charge(&mut self, agent: &Agent, task_id: &str, used: Used) -> Decimal {
+    /// A call must be charged for a task, or for its agent alone; what it costs.
+    pub(super) fn charge(&mut self, agent: &Agent, whose: &str, used: Used) -> Decimal {
         let Some(prices) = self.prices(agent.half).cloned() else { return Decimal::ZERO };
         let is_unrated = !agent.own_key && !prices.has(&agent.model);
         if is_unrated {
@@ -118,7 +118,7 @@ impl Account {
             self.unrated_calls += 1;
         }
         let mut all = Decimal::ZERO;
-        let lines = self.usage.entry(task_id.to_owned()).or_default();
+        let lines = self.usage.entry(whose.to_owned()).or_default();
         for (unit, tokens) in used.into_iter().enumerate().filter(|(_, tokens)| *tokens > 0) {
             let cost = if agent.own_key { Decimal::ZERO } else { prices.tokens(&agent.model, unit, tokens) };
             lines.push((UNITS[unit], Decimal::from(tokens), cost));

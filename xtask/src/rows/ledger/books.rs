@@ -104,7 +104,8 @@ impl Books {
                 ("usage", "model", Some(unit)) => {
                     findings.claim(entry.model == agent.model, || format!("another model: {entry:?}"));
                     let line = (UNITS[unit], entry.quantity, entry.cost);
-                    usage.entry(&entry.task).or_default().push(line);
+                    let whose = if entry.task.is_empty() { &entry.agent } else { &entry.task };
+                    usage.entry(whose).or_default().push(line);
                 }
                 ("rating", "model", Some(unit)) => {
                     let sums = rated.entry((&entry.agent, unit)).or_default();

@@ -60,7 +60,8 @@ pub(super) async fn reconcile(
                     "callId": id, "inputTokens": used[0], "outputTokens": used[1], "cacheReadTokens": used[2],
                 });
                 file.push_str(&format!("{line}\n"));
-                account.charge(&agent, &text(&call, "taskId")?, used);
+                // What its task has cost stays what its output said, so this is a charge of the agent's alone.
+                account.charge(&agent, &agent.id, used);
                 Some(Some(used))
             }
         };
