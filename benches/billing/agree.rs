@@ -100,7 +100,7 @@ impl Check<'_> {
         let (mut rows, mut cursor) = (vec![], String::new());
         loop {
             let mut page = self.get(&format!("{path}{limit}{cursor}")).await?;
-            rows.extend(page["data"].as_array_mut().context("a list")?.drain(..));
+            rows.append(page["data"].as_array_mut().context("a list")?);
             let Some(next) = page["nextCursor"].as_str() else { return Ok(rows) };
             cursor = format!("&cursor={next}");
         }

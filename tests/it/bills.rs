@@ -16,7 +16,7 @@ const EVER: &str = "from=2020-01-01&until=2199-12-31";
 fn model(asked: &Asked) -> Answer {
     let breaks =
         asked.conversation.iter().any(|said| matches!(said, Said::User(text) if text == "break off"));
-    let end = if breaks && asked.number % 2 == 0 { End::BreakAt(300) } else { End::Whole };
+    let end = if breaks && asked.number.is_multiple_of(2) { End::BreakAt(300) } else { End::Whole };
     Turn::says("Something that is worth its price.").delivered(Delivery { end, ..Delivery::default() }).into()
 }
 
