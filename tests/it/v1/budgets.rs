@@ -260,17 +260,17 @@ async fn what_is_given_back_on_another_day_is_a_line_of_that_day_and_makes_no_ro
         ("-0.10".into(), "-0.10".into())
     );
     // Limits count from nothing: what is left is never more than the limit.
-    let limits = json!({ "maxCost": { "amount": 15, "currency": "usd", "period": "day" } });
+    let limits = json!({ "maxCost": { "amount": 10, "currency": "usd", "period": "day" } });
     let path = format!("/v1/sessions/{session}/limits");
     let shown = api.call("PATCH", &path, &limits).await.expect(200)["maxCost"].clone();
-    assert_eq!((exact(&shown["used"]), exact(&shown["remaining"])), ("0.00".into(), "0.15".into()));
+    assert_eq!((exact(&shown["used"]), exact(&shown["remaining"])), ("0.00".into(), "0.10".into()));
     assert_eq!(shown["percentage"], 0.0);
-    for (user, amount) in [(None, 15), (Some("u"), 15)] {
-        let budget = json!({ "userId": user, "amount": amount, "currency": "usd", "period": "day" });
+    for user in [None, Some("u")] {
+        let budget = json!({ "userId": user, "amount": 10, "currency": "usd", "period": "day" });
         let budget = set(&api, &budget).await;
-        assert_eq!((exact(&budget["used"]), exact(&budget["remaining"])), ("0.00".into(), "0.15".into()));
+        assert_eq!((exact(&budget["used"]), exact(&budget["remaining"])), ("0.00".into(), "0.10".into()));
     }
-    // A minute, which fits, and another, which would fit if the credit were room past the limit.
+    // A minute, which fits, and one more, which would fit if the credit were room past the limit.
     ready(&api, &session).await;
     let second = json!({ "tools": ["web_search"] });
     let refused = api.post(&format!("/v1/sessions/{session}/agents"), &second).await;
