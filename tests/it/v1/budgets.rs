@@ -275,7 +275,8 @@ async fn what_is_given_back_on_another_day_is_a_line_of_that_day_and_makes_no_ro
     let second = json!({ "tools": ["web_search"] });
     let refused = api.post(&format!("/v1/sessions/{session}/agents"), &second).await;
     let refused = refused.error(402, "session_limit_exceeded");
-    assert_eq!(exact(&refused["details"]["spent"]), "0.00");
+    let cents = ["spent", "reserved", "allowed"].map(|name| refused["details"][name].as_i64());
+    assert_eq!(cents, [Some(0), Some(10), Some(10)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
