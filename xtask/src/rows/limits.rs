@@ -1,6 +1,7 @@
 //! Many agents spend against small limits on two servers that are killed; the log is checked at every position.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -31,6 +32,10 @@ pub(crate) const ROW: Row = Row {
 
 /// Spenders of one session.
 const AGENTS: usize = 20;
+/// A limit: a few of the spenders fit at the same time, and never all.
+const CENTS: Range<u64> = 3..20;
+/// Refusals below which a run has shown nothing.
+const REFUSALS: u64 = 20;
 /// How long a reservation may stay open once its work is dead.
 const RELEASED: Duration = Duration::from_secs(60);
 
@@ -60,6 +65,8 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     }
     scene.settle(&ids, &mut findings).await?;
     check(&place, &tenant, &mut findings).await?;
+    let refusals = findings.work.get("refusals").copied().unwrap_or(0);
+    findings.claim(refusals >= REFUSALS, || format!("only {refusals} refusals: the limits were hardly met"));
     findings.did("spenders", (sessions * AGENTS) as u64);
     findings.did("runs asked for", scene.spent.load(Ordering::Relaxed));
     place.stop().await?;
@@ -96,33 +103,32 @@ impl Scene<'_> {
         unreachable!("it ends by the clock")
     }
 
-    /// A session with a limit, whose agents spend until time is up. The limit is raised now and then.
+    /// A session with a limit, whose agents spend until time is up. The limit is changed now and then.
     async fn session(&self, number: usize, mut random: fastrand::Rng) -> anyhow::Result<String> {
         let mut caller = Caller::new(&self.tenant.key);
         let period = ["session", "day", "month"][number % 3];
         let limit =
             |amount: u64| json!({ "maxCost": { "amount": amount, "currency": "usd", "period": period } });
-        let body = json!({ "userId": format!("user_{}", number % 7), "limits": limit(random.u64(30..90)) });
+        let body = json!({ "userId": format!("user_{}", number % 7), "limits": limit(random.u64(CENTS)) });
         let create = Ask::post("/v1/sessions", Some(body)).once(format!("limits-{number}"));
         let id = self.ask(&mut caller, number, &create).await?.1["id"].as_str().context("an id")?.to_owned();
         let choices: Vec<_> = std::iter::repeat_with(|| random.fork()).take(AGENTS).collect();
         let agents = choices.into_iter().enumerate();
         let agents = agents.map(|(agent, random)| self.agent(&id, number * 1_000 + agent, random));
-        let raising = async {
-            let mut amount = 90;
+        let changing = async {
             while Instant::now() < self.until {
                 tokio::time::sleep(Duration::from_millis(2_500)).await;
-                amount += random.u64(1..15);
-                let raise = Ask::new("PATCH", format!("/v1/sessions/{id}/limits"), Some(limit(amount)));
-                self.ask(&mut caller, number, &raise).await?;
+                let other = Some(limit(random.u64(CENTS)));
+                let change = Ask::new("PATCH", format!("/v1/sessions/{id}/limits"), other);
+                self.ask(&mut caller, number, &change).await?;
             }
             anyhow::Ok(())
         };
-        let (agents, raised) = tokio::join!(join_all(agents), raising);
+        let (agents, changed) = tokio::join!(join_all(agents), changing);
         for outcome in agents {
             outcome?;
         }
-        raised?;
+        changed?;
         Ok(id)
     }
 
