@@ -80,31 +80,26 @@ impl Frame {
     }
 }
 
-/// Frames that were made of late, as they are sent: thousands of streams share the bytes of one.
-pub(crate) struct Frames {
-    made: Mutex<LruCache<(TenantId, i64), Bytes>>,
-}
+/// What was made of events of late, once for all who need it: thousands of streams share the bytes of one frame.
+pub(crate) struct Made<T>(Mutex<LruCache<(TenantId, i64), T>>);
 
-impl Default for Frames {
+impl<T> Default for Made<T> {
     fn default() -> Self {
         let most = NonZeroUsize::new(config::SHARED_FRAMES).unwrap_or(NonZeroUsize::MIN);
-        Self { made: Mutex::new(LruCache::new(most)) }
+        Self(Mutex::new(LruCache::new(most)))
     }
 }
 
-impl Frames {
-    /// The frame of an event, made by whoever asks first; none where the event cannot be shown.
-    fn of(&self, tenant: TenantId, stored: &Stored) -> Option<Bytes> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (tenant, stored.position);
-        if let Some(bytes) = made.get(&key) {
-            return Some(bytes.clone());
-        }
-        let bytes = events::frame(stored)?.bytes(stored.position);
-        made.put(key, bytes.clone());
-        Some(bytes)
+impl<T: Clone> Made<T> {
+    /// What was made of an event, or is made of it now.
+    pub(crate) fn of(&self, tenant: TenantId, stored: &Stored, make: impl FnOnce() -> T) -> T {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.get_or_insert((tenant, stored.position), make).clone()
     }
 }
+
+/// Frames of events, as they are sent; none of an event that cannot be shown.
+pub(crate) type Frames = Made<Option<Bytes>>;
 
 /// A stream that is being answered.
 struct Streaming {
@@ -201,7 +196,10 @@ impl Streaming {
         match &self.show {
             Show::Events(part) => {
                 let shown = events.iter().filter(|stored| part(stored));
-                frames.extend(shown.filter_map(|stored| self.edge.events.of(self.caller.tenant.id, stored)));
+                frames.extend(shown.filter_map(|stored| {
+                    let make = || events::frame(stored).map(|frame| frame.bytes(stored.position));
+                    self.edge.events.of(self.caller.tenant.id, stored, make)
+                }));
             }
             Show::Agent(agent) => {
                 for stored in events.iter().filter(|stored| stored.subjects.contains(agent)) {

@@ -14,12 +14,17 @@ use serde_json::Value;
 use theazo::postgres::{Cluster, Options, State};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::client::{Ask, Caller};
 use crate::prove::Run;
 
 /// Far longer than a start, a stop or a command takes.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// How long one server is waited for, before another is asked.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long after a request that was not decided it is sent again.
+const ASKED_AGAIN: Duration = Duration::from_millis(50);
 const MASTER_KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 /// Requests a minute that no run reaches.
 const RATE_LIMIT: &str = "2000000000";
@@ -151,12 +156,12 @@ impl Place {
 
     /// Waits until the database takes connections: a server that finds none at its start ends with an error.
     async fn database_is_up(&self) -> anyhow::Result<()> {
-        let until = tokio::time::Instant::now() + DEADLINE;
+        let until = Instant::now() + DEADLINE;
         while let Err(error) = self.superuser().await {
-            if tokio::time::Instant::now() > until {
+            if Instant::now() > until {
                 return Err(error.context("the database does not come back"));
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
@@ -218,6 +223,35 @@ impl Place {
         let many = servers.len();
         (0..many)
             .find_map(|turn| servers[(number + turn) % many].as_ref().map(|server| server.address.clone()))
+    }
+
+    /// Asks on one server after the other from this one on, always with the same idempotency key, until it is done: it
+    /// may be refused, which is an error, but not left undecided.
+    pub(crate) async fn carry_out(
+        &self,
+        caller: &mut Caller,
+        first: usize,
+        ask: &Ask,
+        give_up: Duration,
+    ) -> anyhow::Result<Value> {
+        let until = Instant::now() + give_up;
+        for turn in first.. {
+            let answer = match self.address(turn) {
+                Some(address) => timeout(PATIENCE, caller.ask(&address, ask)).await.ok(),
+                None => None,
+            };
+            match answer {
+                Some(Ok(answer)) if (200..300).contains(&answer.status) => return Ok(answer.json()),
+                Some(Ok(answer)) if answer.status != 503 => {
+                    bail!("{} {}: {} {}", ask.method, ask.path, answer.status, answer.text);
+                }
+                _ => caller.hang_up(),
+            }
+            anyhow::ensure!(Instant::now() < until, "{} {} is not answered", ask.method, ask.path);
+            // A server that is being started tells nobody but its log when it answers again.
+            sleep(ASKED_AGAIN).await;
+        }
+        unreachable!("it ends by the clock")
     }
 
     /// Ends a server at once (SIGKILL) or with notice (SIGTERM), and waits for its end.

@@ -1,14 +1,12 @@
 //! `/v1/agents/:id/stream`: what an agent does, as it does it.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use lru::LruCache;
 use serde_json::{Value, json};
 use theazo_domain::Event;
 use theazo_domain::agent::Status;
@@ -24,9 +22,9 @@ use crate::http::Edge;
 use crate::http::auth::Reader;
 use crate::http::error::Error;
 use crate::http::query::{Id, Query};
-use crate::http::sse::{self, Frame, LastSeen, Show};
-use crate::log::{Stored, Tenant, TenantId, read as log_read};
-use crate::{config, read};
+use crate::http::sse::{self, Frame, LastSeen, Made, Show};
+use crate::log::{Stored, Tenant, read as log_read};
+use crate::read;
 
 /// Streams what an agent does (Server-Sent Events): `thinking`, `tool_call`, `tool_result`, `output` and `error`.
 /// `Last-Event-ID`, or else `after`, replays from there first. It ends when the agent has ended.
@@ -62,16 +60,8 @@ pub(crate) async fn stream(
 type Making = Arc<OnceCell<Option<Bytes>>>;
 
 /// Frames of agents' streams, made once for all that follow an agent.
-pub(crate) struct Frames {
-    made: Mutex<LruCache<(TenantId, i64), Making>>,
-}
-
-impl Default for Frames {
-    fn default() -> Self {
-        let most = NonZeroUsize::new(config::SHARED_FRAMES).unwrap_or(NonZeroUsize::MIN);
-        Self { made: Mutex::new(LruCache::new(most)) }
-    }
-}
+#[derive(Default)]
+pub(crate) struct Frames(Made<Making>);
 
 impl Frames {
     /// The frame of an event; none where it is no part of an agent's stream.
@@ -84,10 +74,7 @@ impl Frames {
         if !KINDS.contains(&stored.kind.as_str()) {
             return Ok(None);
         }
-        let cell = {
-            let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(made.get_or_insert((tenant.id, stored.position), Arc::default))
-        };
+        let cell = self.0.of(tenant.id, stored, Arc::default);
         cell.get_or_try_init(|| make(edge, tenant, stored)).await.cloned()
     }
 }

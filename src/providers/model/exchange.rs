@@ -136,33 +136,36 @@ async fn read(
 ) -> Result<(), String> {
     let mut parser = Parser::default();
     while let Some(piece) = answer.piece().await.map_err(|error| error.to_string())? {
-        for event in parser.push(&piece).map_err(|_| "an event is too large".to_owned())? {
-            decoder.take(&event, deltas)?;
-            if decoder.has_ended() {
-                return Ok(());
-            }
+        if take(&mut parser, decoder, &piece, deltas)? {
+            return Ok(());
         }
     }
     Ok(())
+}
+
+/// Takes the next piece of a stream: whether the answer has ended with it.
+fn take(
+    parser: &mut Parser,
+    decoder: &mut impl Decoder,
+    piece: &[u8],
+    deltas: &mut Deltas<'_>,
+) -> Result<bool, String> {
+    for event in parser.push(piece).map_err(|_| "an event is too large".to_owned())? {
+        decoder.take(&event, deltas)?;
+        if decoder.has_ended() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What a stream in these pieces comes to: the text given as it came, and how it ended.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn read_pieces(mut decoder: impl Decoder, pieces: &[&[u8]]) -> (String, String) {
     let (mut parser, mut text) = (Parser::default(), String::new());
-    let mut broken = None;
-    'pieces: for piece in pieces {
-        let Ok(events) = parser.push(piece) else {
-            broken = Some("too large".to_owned());
-            break;
-        };
-        for event in events {
-            broken = decoder.take(&event, &mut |delta: &str| text.push_str(delta)).err();
-            if broken.is_some() || decoder.has_ended() {
-                break 'pieces;
-            }
-        }
-    }
+    let mut deltas = |delta: &str| text.push_str(delta);
+    let taken = pieces.iter().map(|piece| take(&mut parser, &mut decoder, piece, &mut deltas));
+    let broken = taken.take_while(|taken| *taken != Ok(true)).find_map(Result::err);
     let ended = match decoder.finish() {
         // A call that its vendor gave no id has one at random.
         Ok(reply) => format!("{} {:?} {:?} {}", reply.text, reply.stop, reply.usage, reply.tool_calls.len()),

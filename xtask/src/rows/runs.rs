@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::client::{Ask, Caller};
 use crate::place::{Place, Tenant};
@@ -159,23 +159,7 @@ impl<'a> Round<'a> {
     }
 
     async fn repeat(&self, caller: &mut Caller, ask: &Ask) -> anyhow::Result<Value> {
-        let until = Instant::now() + GIVE_UP;
-        for turn in 0.. {
-            let answer = match self.place.address(turn % SERVERS) {
-                Some(address) => timeout(Duration::from_secs(30), caller.ask(&address, ask)).await.ok(),
-                None => None,
-            };
-            match answer {
-                Some(Ok(answer)) if (200..300).contains(&answer.status) => return Ok(answer.json()),
-                Some(Ok(answer)) if answer.status != 503 => {
-                    bail!("{} {}: {} {}", ask.method, ask.path, answer.status, answer.text);
-                }
-                _ => caller.hang_up(),
-            }
-            anyhow::ensure!(Instant::now() < until, "{} {} is not answered", ask.method, ask.path);
-            sleep(Duration::from_millis(50)).await;
-        }
-        unreachable!("it ends by the clock")
+        self.place.carry_out(caller, 0, ask, GIVE_UP).await
     }
 
     /// Lets one agent after the other run, and looks at what it has done.

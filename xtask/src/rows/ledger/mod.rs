@@ -126,6 +126,7 @@ fn run_limit(run: &Run) -> Duration {
 /// Kills a server and starts it again, so many times.
 async fn kill(place: &Place, mut random: fastrand::Rng, kills: u64) -> anyhow::Result<u64> {
     for _ in 0..kills {
+        // A kill comes at any moment of what the agents do, which nothing tells.
         sleep(Duration::from_millis(random.u64(500..2_500))).await;
         let server = random.usize(..SERVERS);
         place.end_server(server, Signal::SIGKILL).await?;
@@ -148,25 +149,7 @@ impl Desk<'_> {
 
     /// Asks on one server after the other, with the same idempotency key, until it is decided.
     async fn ask(self, caller: &mut Caller, ask: &Ask) -> anyhow::Result<serde_json::Value> {
-        let until = Instant::now() + GIVE_UP;
-        for turn in fastrand::usize(..SERVERS).. {
-            let answer = match self.place.address(turn % SERVERS) {
-                Some(address) => {
-                    tokio::time::timeout(Duration::from_secs(30), caller.ask(&address, ask)).await.ok()
-                }
-                None => None,
-            };
-            match answer {
-                Some(Ok(answer)) if (200..300).contains(&answer.status) => return Ok(answer.json()),
-                Some(Ok(answer)) if answer.status != 503 => {
-                    anyhow::bail!("{} {}: {} {}", ask.method, ask.path, answer.status, answer.text);
-                }
-                _ => caller.hang_up(),
-            }
-            anyhow::ensure!(Instant::now() < until, "{} {} is not answered", ask.method, ask.path);
-            sleep(Duration::from_millis(30)).await;
-        }
-        unreachable!("it ends by the clock")
+        self.place.carry_out(caller, fastrand::usize(..SERVERS), ask, GIVE_UP).await
     }
 
     async fn get(self, path: &str) -> anyhow::Result<serde_json::Value> {
@@ -205,6 +188,7 @@ impl Desk<'_> {
                 return Ok(());
             }
             anyhow::ensure!(Instant::now() < until, "work is left: {left}");
+            // Nobody is told when work ends, so it is looked at again, until the deadline.
             sleep(Duration::from_millis(50)).await;
         }
     }
