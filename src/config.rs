@@ -230,6 +230,8 @@ pub const SANDBOX_FOLDER_DEPTH: usize = 200;
 pub const SANDBOX_WATCH_INTERVAL: Duration = Duration::from_millis(25);
 /// How often all its files are looked at, while the disk loses nothing that would matter.
 pub const SANDBOX_DISK_INTERVAL: Duration = Duration::from_secs(2);
+/// The same, where there are so many that looking at them takes long.
+pub const SANDBOX_DISK_INTERVAL_MAX: Duration = Duration::from_secs(4);
 /// How often it is seen whether another server has deleted a local sandbox in which something runs.
 pub const SANDBOX_DELETED_INTERVAL: Duration = Duration::from_millis(250);
 /// Of a machine's memory, in percent: when less is available, local sandboxes are ended.

@@ -30,7 +30,7 @@ pub(super) struct Watch {
     told: Use,
     /// What the disk held at the last look at every file, and when that was.
     disk: Size,
-    free_bytes: u64,
+    free: Free,
     looked: Instant,
     cost: Duration,
 }
@@ -48,7 +48,7 @@ impl Watch {
             page_bytes: u64::try_from(rustix::param::page_size()).unwrap_or(4096),
             told: Use::default(),
             disk,
-            free_bytes: free(&statvfs(WORKSPACE)?),
+            free: Free::of(&statvfs(WORKSPACE)?),
             looked: Instant::now(),
             cost: Duration::ZERO,
         })
@@ -112,18 +112,15 @@ impl Watch {
     /// Looks at every file only when the disk as a whole has lost as much as would matter, or now and then.
     fn disk(&mut self) -> io::Result<Option<String>> {
         let whole = statvfs(WORKSPACE)?;
-        let free = free(&whole);
-        let left = self.limits.disk_bytes.saturating_sub(self.disk.bytes);
-        let lost = self.free_bytes.saturating_sub(free);
-        // However many files there are, looking at them takes a twentieth of the time.
-        let due = self.looked.elapsed() > config::SANDBOX_DISK_INTERVAL.max(self.cost * 20);
-        if lost < left / 2 && !due {
+        let free = Free::of(&whole);
+        let lost = self.free.lost(free);
+        if !self.matters(lost) && self.looked.elapsed() <= pause_after(self.cost) {
             return Ok(None);
         }
         let started = Instant::now();
         self.disk = written()?;
         self.disk.bytes += unlinked();
-        (self.looked, self.cost, self.free_bytes) = (Instant::now(), started.elapsed(), free);
+        (self.looked, self.cost, self.free) = (Instant::now(), started.elapsed(), free);
         if self.disk.bytes > self.limits.disk_bytes {
             return Ok(Some(format!("{} MiB of disk", self.limits.disk_bytes >> 20)));
         }
@@ -134,12 +131,41 @@ impl Watch {
             return Ok(Some(format!("{} folders in each other", config::SANDBOX_FOLDER_DEPTH)));
         }
         let short = whole.f_blocks * whole.f_frsize / 100 * config::SANDBOX_DISK_RESERVE_PERCENT;
-        Ok((lost > 0 && free < short).then(|| "the machine's disk".to_owned()))
+        Ok((lost.bytes > 0 && free.bytes < short).then(|| "the machine's disk".to_owned()))
+    }
+
+    /// Whether a sandbox that has taken all that the file system lost would have come half of the way that was left to
+    /// one of its limits.
+    fn matters(&self, lost: Free) -> bool {
+        let bytes_left = self.limits.disk_bytes.saturating_sub(self.disk.bytes);
+        let files_left = self.limits.files.saturating_sub(self.disk.files);
+        lost.bytes >= bytes_left / 2 || lost.files > files_left / 2
     }
 }
 
-fn free(whole: &StatVfs) -> u64 {
-    whole.f_bavail * whole.f_frsize
+/// However many files there are, looking at them takes a twentieth of the time, unless the machine is so slow about it that
+/// a program would have its way in between.
+fn pause_after(cost: Duration) -> Duration {
+    (cost * 20).clamp(config::SANDBOX_DISK_INTERVAL, config::SANDBOX_DISK_INTERVAL_MAX)
+}
+
+/// What the file system has left for everybody. One that makes its inodes as it needs them tells of none, and never loses
+/// any.
+#[derive(Debug, Clone, Copy)]
+struct Free {
+    bytes: u64,
+    files: u64,
+}
+
+impl Free {
+    fn of(whole: &StatVfs) -> Self {
+        Self { bytes: whole.f_bavail * whole.f_frsize, files: whole.f_ffree }
+    }
+
+    /// What there is less of now.
+    const fn lost(self, now: Self) -> Self {
+        Self { bytes: self.bytes.saturating_sub(now.bytes), files: self.files.saturating_sub(now.files) }
+    }
 }
 
 /// What is in the two writable folders.
@@ -201,5 +227,50 @@ fn machine_is_short() -> bool {
     match (value("MemTotal:"), value("MemAvailable:")) {
         (Some(total), Some(available)) => available < total / 100 * config::SANDBOX_MEMORY_RESERVE_PERCENT,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch(disk_bytes: u64, files: u64) -> Watch {
+        Watch {
+            limits: Limits {
+                memory_bytes: 1 << 30,
+                processes: 64,
+                disk_bytes: 1_000_000,
+                files: 1_000,
+                open_files: 64,
+                processor_time: Duration::from_secs(120),
+            },
+            grouped: false,
+            page_bytes: 4096,
+            told: Use::default(),
+            disk: Size { bytes: disk_bytes, files, deeper: false },
+            free: Free { bytes: 1 << 40, files: 1 << 20 },
+            looked: Instant::now(),
+            cost: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn files_are_looked_at_once_those_lost_may_be_half_of_what_is_left() {
+        let lost = |bytes, files| Free { bytes, files };
+        assert!(!watch(0, 0).matters(lost(499_999, 500)));
+        assert!(watch(0, 0).matters(lost(500_000, 0)));
+        assert!(watch(0, 0).matters(lost(0, 501)));
+        // The less is left, the sooner.
+        assert!(watch(900_000, 900).matters(lost(0, 51)));
+        assert!(!watch(900_000, 900).matters(lost(49_999, 50)));
+        // What others give back is no loss.
+        assert!(!watch(0, 0).matters(lost(10, 10).lost(lost(20, 20))));
+    }
+
+    #[test]
+    fn a_look_that_takes_long_does_not_put_the_next_one_off_for_ever() {
+        assert_eq!(pause_after(Duration::from_millis(1)), config::SANDBOX_DISK_INTERVAL);
+        assert_eq!(pause_after(Duration::from_millis(150)), Duration::from_secs(3));
+        assert_eq!(pause_after(Duration::from_secs(5)), config::SANDBOX_DISK_INTERVAL_MAX);
     }
 }
