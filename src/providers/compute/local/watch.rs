@@ -114,7 +114,7 @@ impl Watch {
         let whole = statvfs(WORKSPACE)?;
         let free = Free::of(&whole);
         let lost = self.free.lost(free);
-        if !self.matters(lost) && self.looked.elapsed() <= pause_after(self.cost) {
+        if self.looked.elapsed() <= pause_after(self.cost, self.matters(lost)) {
             return Ok(None);
         }
         let started = Instant::now();
@@ -144,8 +144,11 @@ impl Watch {
 }
 
 /// However many files there are, looking at them takes a twentieth of the time, unless the machine is so slow about it that
-/// a program would have its way in between.
-fn pause_after(cost: Duration) -> Duration {
+/// a program would have its way in between; and a fifth where a limit may be near.
+fn pause_after(cost: Duration, matters: bool) -> Duration {
+    if matters {
+        return cost * 4;
+    }
     (cost * 20).clamp(config::SANDBOX_DISK_INTERVAL, config::SANDBOX_DISK_INTERVAL_MAX)
 }
 
@@ -269,8 +272,11 @@ mod tests {
 
     #[test]
     fn a_look_that_takes_long_does_not_put_the_next_one_off_for_ever() {
-        assert_eq!(pause_after(Duration::from_millis(1)), config::SANDBOX_DISK_INTERVAL);
-        assert_eq!(pause_after(Duration::from_millis(150)), Duration::from_secs(3));
-        assert_eq!(pause_after(Duration::from_secs(5)), config::SANDBOX_DISK_INTERVAL_MAX);
+        let pause = |millis, matters| pause_after(Duration::from_millis(millis), matters);
+        assert_eq!(pause(1, false), config::SANDBOX_DISK_INTERVAL);
+        assert_eq!(pause(150, false), Duration::from_secs(3));
+        assert_eq!(pause(5_000, false), config::SANDBOX_DISK_INTERVAL_MAX);
+        // Nor does one that is called for again and again take all of the time.
+        assert_eq!(pause(150, true), Duration::from_millis(600));
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use programs::{Hostile, SECRET, TABLES, came_out, code};
+use programs::{Expected, Hostile, SECRET, TABLES, came_out, code};
 use theazo::clock::{Clock, SystemClock};
 use theazo::providers::compute::{Compute, End, Finished, Handle, Language, Program};
 use theazo::random;
@@ -65,10 +65,12 @@ impl Target {
     }
 
     async fn attack(&self, hostile: &Hostile) -> Finished {
-        let (name, language, ..) = hostile;
+        let (name, language, _, expected) = hostile;
         let (_, handle) = self.sandboxes.create().await;
         let code = code(hostile, &self.words);
-        let timeout = Duration::from_secs(8);
+        // One that need not end by itself is ended soon; the others have to come as far as they are let.
+        let seconds = if *expected == Expected::Ended { 8 } else { 60 };
+        let timeout = Duration::from_secs(seconds);
         let asked = Program { timeout, output_limit: 100_000, ..program(*language, &code) };
         let finished = self.sandboxes.compute.run(&handle, &asked).await;
         let finished = finished.unwrap_or_else(|error| panic!("{name}: {error}"));
