@@ -112,7 +112,11 @@ impl Place {
         &self.directory
     }
 
+    /// Connects to a database, once PostgreSQL is up.
     async fn connect(&self, database: &str) -> anyhow::Result<tokio_postgres::Client> {
+        let mut state = self.cluster.state();
+        let up = state.wait_for(|state| matches!(state, State::Running { .. }));
+        timeout(DEADLINE, up).await.context("PostgreSQL does not come up")??;
         let endpoint = self.cluster.endpoint();
         let config = endpoint.config(database, &endpoint.user);
         let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
@@ -266,12 +270,17 @@ impl Place {
     }
 
     /// Kills all of PostgreSQL; it is started again by itself.
-    pub(crate) fn kill_database(&self) -> anyhow::Result<()> {
-        match *self.cluster.state().borrow() {
-            State::Running { pid } => send(pid, Signal::SIGKILL),
+    pub(crate) async fn kill_database(&self) -> anyhow::Result<()> {
+        let mut state = self.cluster.state();
+        let State::Running { pid: killed } = *state.borrow_and_update() else {
             // It is on its way up already.
-            _ => Ok(()),
-        }
+            return Ok(());
+        };
+        send(killed, Signal::SIGKILL)?;
+        // Until that is noticed, whoever connects may meet what is dying.
+        let gone = state.wait_for(|state| !matches!(state, State::Running { pid } if *pid == killed));
+        timeout(DEADLINE, gone).await.context("PostgreSQL does not die")??;
+        Ok(())
     }
 
     /// Runs a command that answers in JSON; an error where its status is not 0.

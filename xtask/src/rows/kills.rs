@@ -88,9 +88,9 @@ async fn kill_around(
         let victim = random.usize(..2);
         run.doing.now(format!("kill {killed}"));
         match random.u8(..4) {
-            0 => place.kill_database()?,
+            0 => place.kill_database().await?,
             1 => {
-                place.kill_database()?;
+                place.kill_database().await?;
                 place.end_server(victim, Signal::SIGKILL).await?;
                 place.start(victim).await?;
                 killed += 1;
