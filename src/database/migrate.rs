@@ -26,6 +26,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V9__rates", include_str!("../../migrations/0009_rates.sql")),
         ("V10__budgets", include_str!("../../migrations/0010_budgets.sql")),
         ("V11__usage", include_str!("../../migrations/0011_usage.sql")),
+        ("V12__append", include_str!("../../migrations/0012_append.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

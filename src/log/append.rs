@@ -14,7 +14,7 @@ use tokio_postgres::types::ToSql;
 use super::merkle::Frontier;
 use super::project::Write;
 use super::{Content, Recorded, SealedChange, Stored, TenantId, read, sealed};
-use crate::database::{Client, Error, Pipeline, millis, name_tenant, system_time};
+use crate::database::{Client, Database, Error, Pipeline, millis, name_tenant, system_time};
 
 /// Where the log ends, as the locked row says.
 #[derive(Debug, Clone)]
@@ -37,16 +37,6 @@ pub(crate) struct Wanted {
     pub(crate) people_as_subjects: Vec<String>,
     /// Digests of idempotency keys.
     pub(crate) keys: Vec<Vec<u8>>,
-}
-
-impl Wanted {
-    /// Whether nothing has to be read.
-    pub(crate) const fn is_nothing(&self) -> bool {
-        self.people.is_empty()
-            && self.subjects.is_empty()
-            && self.people_as_subjects.is_empty()
-            && self.keys.is_empty()
-    }
 }
 
 /// What was found.
@@ -180,6 +170,40 @@ pub(crate) async fn begin(
     Ok(Found { head, people: found_people, snapshots, events, kept })
 }
 
+const LOOK_FOR_PEOPLE: &str = "select ends_at, external_id, user_id from look_for_people($1, $2)";
+
+/// Where the log ends, and which of these end users it has there.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) position: i64,
+    pub(crate) people: HashMap<String, UserId>,
+}
+
+/// Looks for end users without the lock of the head, at one moment of the log.
+pub(crate) async fn look_for_people(
+    database: &Database,
+    tenant: TenantId,
+    people: &[String],
+) -> Result<Seen, Error> {
+    let rows = database
+        .read(async |client| {
+            let statement = client.prepare_cached(LOOK_FOR_PEOPLE).await?;
+            Ok(client.query(&statement, &[&tenant, &people]).await?)
+        })
+        .await?;
+    let first = rows.first().ok_or_else(|| Error::Row(format!("tenant {} has no head", tenant.0)))?;
+    let mut seen = Seen { position: first.get(0), people: HashMap::new() };
+    for row in &rows {
+        if let (Some(external_id), Some(user_id)) =
+            (row.get::<_, Option<String>>(1), row.get::<_, Option<&str>>(2))
+        {
+            let user_id = user_id.parse().map_err(|_| Error::Row("end_users.user_id".to_owned()))?;
+            seen.people.insert(external_id, user_id);
+        }
+    }
+    Ok(seen)
+}
+
 /// Reads more aggregates under the lock that [`begin`] took: those that turned out to be needed besides.
 pub(crate) async fn load(
     client: &Client,
@@ -238,18 +262,9 @@ pub(crate) struct Writes {
     pub(crate) projections: Vec<Write>,
 }
 
-const INSERT_EVENTS: &str = "
-    insert into events (tenant_id, position, event_id, type, version, subjects, data, metadata, at, leaf_hash)
-    select $1, position, event_id, type, version, subjects::text[], data::json, metadata::json, at, leaf_hash
-    from unnest($2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::text[], $8::text[],
-                $9::timestamptz[], $10::bytea[])
-      as u(position, event_id, type, version, subjects, data, metadata, at, leaf_hash)";
-const INSERT_SUBJECTS: &str = "
-    insert into event_subjects (tenant_id, subject, position)
-    select $1, subject, position from unnest($2::text[], $3::bigint[]) as u(subject, position)";
-const INSERT_PEOPLE: &str = "
-    insert into end_users (tenant_id, user_id, external_id)
-    select $1, user_id, external_id from unnest($2::text[], $3::text[]) as u(user_id, external_id)";
+// As long as the log ends where it is thought to; else error TH001, and nothing of the transaction is done.
+const APPEND_EVENTS: &str = "
+    select append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
 const INSERT_CONTENTS: &str = "
     insert into content (tenant_id, content_id, position, user_id, salt, body)
     select $1, content_id, position, user_id, salt, body
@@ -261,15 +276,10 @@ const UPSERT_SNAPSHOTS: &str = "
     from unnest($2::text[], $3::bigint[], $4::text[]) as u(subject, position, state)
     on conflict (tenant_id, subject) do update
       set position = excluded.position, format = excluded.format, state = excluded.state";
-const MOVE_HEAD: &str = "
-    update heads set position = $2, last_at = $3, frontier = $4, root = $5 where tenant_id = $1";
 const KEEP_ANSWERS: &str = "
     insert into idempotency (tenant_id, key_digest, fingerprint, answer, created_at)
     select $1, key_digest, fingerprint, answer, $5
     from unnest($2::bytea[], $3::bytea[], $4::bytea[]) as u(key_digest, fingerprint, answer)";
-
-// As long as the log ends where it is thought to; else error TH001, and nothing of the transaction is done.
-const MOVE_HEAD_FROM: &str = "select move_head($1, $2, $3, $4, $5, $6, $7, $8)";
 
 /// Whether it was refused because the log does not end where a transaction thought it did.
 pub(crate) fn has_moved(error: &Error) -> bool {
@@ -282,42 +292,6 @@ pub(crate) enum Start {
     Locked,
     /// It begins with the writes, and is carried out if this is still the head.
     From(Head),
-}
-
-/// Sends the move of the head, with the beginning of the transaction where it has not begun.
-async fn send_head<'a>(
-    pipeline: &mut Pipeline<'a>,
-    client: &'a Client,
-    tenant: TenantId,
-    (start, head): (Start, &Head),
-    moves: bool,
-) -> Result<(), Error> {
-    let (frontier, root) = (head.frontier.to_bytes(), head.frontier.root().to_vec());
-    let (position, at) = (head.position, system_time(head.last_at));
-    match start {
-        Start::Locked if moves => {
-            let statement = client.prepare_cached(MOVE_HEAD).await?;
-            pipeline
-                .send(async move {
-                    client.query(&statement, &[&tenant, &position, &at, &frontier, &root]).await
-                })
-                .await;
-        }
-        Start::Locked => {}
-        Start::From(Head { position: from, projection_epoch: epoch, builds_revision: revision, .. }) => {
-            let statement = client.prepare_cached(MOVE_HEAD_FROM).await?;
-            let begin = format!("begin; {}", name_tenant(tenant));
-            pipeline.send(async move { client.batch_execute(&begin).await.map(|()| vec![]) }).await;
-            pipeline
-                .send(async move {
-                    let parameters: [&(dyn ToSql + Sync); 8] =
-                        [&tenant, &from, &epoch, &revision, &position, &at, &frontier, &root];
-                    client.query(&statement, &parameters).await
-                })
-                .await;
-        }
-    }
-    Ok(())
 }
 
 /// Sends everything that a batch writes, but not the commit.
@@ -335,19 +309,23 @@ pub(crate) async fn send<'a>(
     for write in &writes.projections {
         prepared.push(write.prepare(client).await?);
     }
-    for sql in [MOVE_HEAD, MOVE_HEAD_FROM, INSERT_PEOPLE, INSERT_CONTENTS, UPSERT_SNAPSHOTS] {
+    for sql in [INSERT_CONTENTS, UPSERT_SNAPSHOTS] {
         client.prepare_cached(sql).await?;
     }
-    let (insert, about) =
-        (client.prepare_cached(INSERT_EVENTS).await?, client.prepare_cached(INSERT_SUBJECTS).await?);
-    send_head(pipeline, client, tenant, (start, head), !writes.events.is_empty()).await?;
-    if !writes.events.is_empty() {
-        let (events, subjects) = (events_columns(&writes.events), subjects_columns(&writes.events));
-        pipeline.send(async move { events.insert(client, &insert, tenant).await }).await;
-        let (names, positions) = subjects;
-        pipeline.send(async move { client.query(&about, &[&tenant, &names, &positions]).await }).await;
+    let append = client.prepare_cached(APPEND_EVENTS).await?;
+    let locked = matches!(start, Start::Locked);
+    if !locked {
+        pipeline.send(async { client.batch_execute("begin").await.map(|()| vec![]) }).await;
     }
-    send_beside(pipeline, client, tenant, (writes.people, writes.contents)).await?;
+    if !locked || !writes.events.is_empty() {
+        let from = match start {
+            Start::Locked => Ends { position: head.position - count(&writes.events), ..Ends::of(head) },
+            Start::From(head) => Ends::of(&head),
+        };
+        let (events, to) = (Appending::of(&writes.events, writes.people), head.clone());
+        pipeline.send(async move { events.append(client, &append, tenant, (&from, &to)).await }).await;
+    }
+    send_beside(pipeline, client, tenant, writes.contents).await?;
     sealed::send(pipeline, client, tenant, writes.sealed).await?;
     if !writes.snapshots.is_empty() {
         let statement = client.prepare_cached(UPSERT_SNAPSHOTS).await?;
@@ -367,19 +345,13 @@ pub(crate) async fn send<'a>(
     Ok(())
 }
 
-/// Sends what lies beside the log: new end users and personal content.
+/// Sends the personal content that lies beside the log.
 async fn send_beside<'a>(
     pipeline: &mut Pipeline<'a>,
     client: &'a Client,
     tenant: TenantId,
-    (people, contents): (Vec<(UserId, String)>, Vec<Beside>),
+    contents: Vec<Beside>,
 ) -> Result<(), Error> {
-    if !people.is_empty() {
-        let statement = client.prepare_cached(INSERT_PEOPLE).await?;
-        let (ids, external): (Vec<String>, Vec<String>) =
-            people.into_iter().map(|(id, external)| (id.to_string(), external)).unzip();
-        pipeline.send(async move { client.query(&statement, &[&tenant, &ids, &external]).await }).await;
-    }
     if !contents.is_empty() {
         let statement = client.prepare_cached(INSERT_CONTENTS).await?;
         let ids: Vec<String> = contents.iter().map(|(content, ..)| content.content_id.to_string()).collect();
@@ -427,68 +399,97 @@ pub(crate) async fn send_kept<'a>(
     Ok(())
 }
 
-/// The columns of events to be inserted.
+/// Where a log has to end, and what has to be kept up with it, for events to be appended.
+struct Ends {
+    position: i64,
+    epoch: i32,
+    revision: i64,
+}
+
+impl Ends {
+    const fn of(head: &Head) -> Self {
+        Self { position: head.position, epoch: head.projection_epoch, revision: head.builds_revision }
+    }
+}
+
+fn count(events: &[Arc<Recorded>]) -> i64 {
+    i64::try_from(events.len()).unwrap_or(i64::MAX)
+}
+
+/// The columns of events to be appended, which of them are about whom, and the end users who are new.
 #[derive(Default)]
-struct EventColumns {
-    positions: Vec<i64>,
+struct Appending {
     ids: Vec<String>,
     kinds: Vec<String>,
     versions: Vec<i16>,
-    subjects: Vec<String>,
+    about: Vec<String>,
     data: Vec<String>,
     metadata: Vec<String>,
     times: Vec<std::time::SystemTime>,
     hashes: Vec<Vec<u8>>,
+    subjects: Vec<String>,
+    positions: Vec<i64>,
+    user_ids: Vec<String>,
+    external_ids: Vec<String>,
 }
 
-fn events_columns(events: &[Arc<Recorded>]) -> EventColumns {
-    let mut columns = EventColumns::default();
-    for event in events {
-        let stored = &event.stored;
-        columns.positions.push(stored.position);
-        columns.ids.push(stored.event_id.to_string());
-        columns.kinds.push(stored.kind.clone());
-        columns.versions.push(stored.version);
-        // Ids have no character that an array literal would need to quote.
-        columns.subjects.push(format!("{{{}}}", stored.subjects.join(",")));
-        columns.data.push(stored.data.clone());
-        columns.metadata.push(stored.metadata.clone());
-        columns.times.push(system_time(stored.at));
-        columns.hashes.push(stored.leaf_hash.to_vec());
+impl Appending {
+    fn of(events: &[Arc<Recorded>], people: Vec<(UserId, String)>) -> Self {
+        let mut columns = Self::default();
+        for (user_id, external_id) in people {
+            columns.user_ids.push(user_id.to_string());
+            columns.external_ids.push(external_id);
+        }
+        for event in events {
+            let stored = &event.stored;
+            columns.ids.push(stored.event_id.to_string());
+            columns.kinds.push(stored.kind.clone());
+            columns.versions.push(stored.version);
+            // Ids have no character that an array literal would need to quote.
+            columns.about.push(format!("{{{}}}", stored.subjects.join(",")));
+            columns.data.push(stored.data.clone());
+            columns.metadata.push(stored.metadata.clone());
+            columns.times.push(system_time(stored.at));
+            columns.hashes.push(stored.leaf_hash.to_vec());
+            for subject in &stored.subjects {
+                columns.subjects.push(subject.clone());
+                columns.positions.push(stored.position);
+            }
+        }
+        columns
     }
-    columns
-}
 
-fn subjects_columns(events: &[Arc<Recorded>]) -> (Vec<String>, Vec<i64>) {
-    let pairs = events.iter().flat_map(|event| {
-        event.stored.subjects.iter().map(|subject| (subject.clone(), event.stored.position))
-    });
-    pairs.unzip()
-}
-
-impl EventColumns {
-    async fn insert(
+    async fn append(
         &self,
         client: &Client,
         statement: &tokio_postgres::Statement,
         tenant: TenantId,
+        (from, to): (&Ends, &Head),
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        client
-            .query(
-                statement,
-                &[
-                    &tenant,
-                    &self.positions,
-                    &self.ids,
-                    &self.kinds,
-                    &self.versions,
-                    &self.subjects,
-                    &self.data,
-                    &self.metadata,
-                    &self.times,
-                    &self.hashes,
-                ],
-            )
-            .await
+        let (at, frontier, root) =
+            (system_time(to.last_at), to.frontier.to_bytes(), to.frontier.root().to_vec());
+        let parameters: [&(dyn ToSql + Sync); 20] = [
+            &tenant,
+            &from.position,
+            &from.epoch,
+            &from.revision,
+            &to.position,
+            &at,
+            &frontier,
+            &root,
+            &self.ids,
+            &self.kinds,
+            &self.versions,
+            &self.about,
+            &self.data,
+            &self.metadata,
+            &self.times,
+            &self.hashes,
+            &self.subjects,
+            &self.positions,
+            &self.user_ids,
+            &self.external_ids,
+        ];
+        client.query(statement, &parameters).await
     }
 }

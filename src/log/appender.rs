@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::append::{self, Head};
+use super::append::{self, Head, Seen};
 use super::cache::Cache;
 use super::decide::{Deciding, Traces};
 use super::execute::Parts;
@@ -28,6 +29,11 @@ impl Pending {
     /// Whether somebody still waits for it, so that it may be carried out.
     pub(super) fn is_awaited(&self) -> bool {
         self.deadline > Instant::now() && !self.reply.is_closed()
+    }
+
+    /// The end user that the command comes from, by the caller's own id.
+    pub(super) fn external_id(&self) -> Option<String> {
+        self.submission.command.person().map(|person| person.external_id.clone())
     }
 
     pub(super) fn once(&self) -> Option<&Once> {
@@ -120,9 +126,22 @@ pub(super) struct Appender {
     pub(super) deciding: Option<Deciding>,
     /// Commands of the next batch that have to wait for it to begin.
     pub(super) behind: Vec<Pending>,
+    /// Commands of the next batch that are decided once it is known whether their end users are new.
+    pub(super) asking: Vec<Pending>,
+    /// Looks for the end users of commands, while a batch is being written.
+    pub(super) looking: Option<Looking>,
     /// Until then nothing is decided before the lock of the head is had: another server appends too.
     pub(super) wary_until: Instant,
     pub(super) next_sweep: Instant,
+}
+
+/// End users that are being looked for, without the lock of the head.
+pub(super) struct Looking {
+    /// The commands that come from them.
+    pub(super) asked: Vec<Pending>,
+    /// Where the log ended, as far as this server had seen, when it began.
+    pub(super) since: i64,
+    pub(super) seen: JoinHandle<Result<Seen, Error>>,
 }
 
 impl Appender {
@@ -139,6 +158,8 @@ impl Appender {
             ahead: vec![],
             deciding: None,
             behind: vec![],
+            asking: vec![],
+            looking: None,
             wary_until: Instant::now(),
             next_sweep,
         }
@@ -147,6 +168,7 @@ impl Appender {
     /// Works until nothing has waited for a while, or until the queue is closed and empty.
     pub(super) async fn run(mut self) {
         loop {
+            self.gather().await;
             let mut batch = std::mem::take(&mut self.ahead);
             batch.append(&mut self.behind);
             if batch.is_empty() {
@@ -157,12 +179,6 @@ impl Appender {
                     // From here on senders find the queue closed and start another appender; what came in before
                     // that is still taken.
                     Err(_) => self.queue.close(),
-                }
-            } else {
-                while batch.len() < config::APPEND_BATCH
-                    && let Ok(pending) = self.queue.try_recv()
-                {
-                    batch.push(pending);
                 }
             }
             self.carry_out(batch).await;
@@ -242,6 +258,13 @@ impl Appender {
     fn decide_later(&mut self) {
         let later = std::mem::take(&mut self.ahead);
         self.behind.splice(0..0, later);
+        self.look_later();
+    }
+
+    /// Whose end users are looked for is decided behind the others, and looked at under the lock.
+    pub(super) fn look_later(&mut self) {
+        self.behind.extend(self.looking.take().into_iter().flat_map(|looking| looking.asked));
+        self.behind.append(&mut self.asking);
     }
 
     /// From now on nothing is decided before the lock is had, for a while.

@@ -86,14 +86,33 @@ pub(super) fn wanted_besides(tenant: &Tenant, batch: &[Pending], cache: &mut Cac
     wanted
 }
 
-/// Whether a command can be decided on what is in memory, and its answer needs nothing of the database: so it can be
-/// decided before the transaction that writes it begins.
-pub(super) fn is_plain(tenant: &Tenant, pending: &Pending, cache: &mut Cache) -> bool {
+/// What a command needs of the database before it can be decided.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Nothing: it can be decided on what is in memory, before the transaction that writes it begins.
+    Nothing,
+    /// To know whether this end user, by the caller's own id, is new; if so, nothing else.
+    Person(String),
+    /// More than that, or its answer does: it waits for the lock of the head.
+    Lock,
+}
+
+/// What a command needs of the database.
+pub(super) fn needs(tenant: &Tenant, pending: &Pending, cache: &mut Cache) -> Needs {
     let one = std::slice::from_ref(pending);
-    pending.keyed.is_none()
-        && pending.submission.sealed.is_empty()
-        && wanted(one, cache).is_nothing()
-        && wanted_besides(tenant, one, cache).is_empty()
+    if pending.keyed.is_some() || !pending.submission.sealed.is_empty() {
+        return Needs::Lock;
+    }
+    let Wanted { mut people, subjects, keys, .. } = wanted(one, cache);
+    if !subjects.is_empty() || !keys.is_empty() || !wanted_besides(tenant, one, cache).is_empty() {
+        return Needs::Lock;
+    }
+    people.pop().map_or(Needs::Nothing, Needs::Person)
+}
+
+/// Whether a command needs nothing of the database to be decided, nor for its answer.
+pub(super) fn is_plain(tenant: &Tenant, pending: &Pending, cache: &mut Cache) -> bool {
+    needs(tenant, pending, cache) == Needs::Nothing
 }
 
 /// A batch that is being decided, in one go or in several: what its commands came to so far, and what is to be written.

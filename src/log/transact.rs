@@ -5,13 +5,16 @@ use theazo_domain::time::Timestamp;
 use theazo_projections::{EPOCH, work};
 use tokio::time::Instant;
 
-use super::append::{self, Found, Head, Start};
-use super::appender::{Appender, Broken, Committed, Pending, Replies, Reply, Unknown};
+use super::append::{self, Found, Head, Seen, Start};
+use super::appender::{Appender, Broken, Committed, Looking, Pending, Replies, Reply, Unknown};
 use super::codec::Unreadable;
-use super::decide::{self, Decider, Deciding, Decision, Plan, SNAPSHOT_FORMAT, Traces};
+use super::decide::{self, Decider, Deciding, Decision, Needs, Plan, SNAPSHOT_FORMAT, Traces};
 use super::{Answer, Answered, Failure, kept, open, project, sealed};
 use crate::database::{Client, Error, Pipeline, Scope};
 use crate::{config, planted};
+
+/// Wakes the feeds of other servers. What only wakes need not be flushed to the disk, so it waits for no flush.
+const WAKE: &str = "select set_config('synchronous_commit', 'off', true), pg_notify('theazo_log', $1)";
 
 impl Appender {
     /// Attempts a batch in one round trip where all of it can be decided on what is in memory.
@@ -98,18 +101,101 @@ impl Appender {
     /// Decides the commands that came in while a batch is being written, on the state that it leaves, as far as they
     /// need nothing of the database.
     fn decide_ahead(&mut self, came: Vec<Pending>, head: &Head) {
-        let mut deciding = self.deciding.take().unwrap_or_else(|| Deciding::new(head.clone()));
         for pending in came.into_iter().filter(Pending::is_awaited) {
-            if decide::is_plain(&self.tenant, &pending, &mut self.cache) {
-                self.decider(&mut deciding, |decider, now| {
-                    decider.decide(std::slice::from_ref(&pending), now);
-                });
-                self.ahead.push(pending);
-            } else {
-                self.behind.push(pending);
+            match decide::needs(&self.tenant, &pending, &mut self.cache) {
+                Needs::Nothing => self.decide_early(pending, head),
+                Needs::Person(_) => self.asking.push(pending),
+                Needs::Lock => self.behind.push(pending),
             }
         }
-        self.deciding = (deciding.decided() > 0).then_some(deciding);
+        self.look_for_people();
+    }
+
+    fn decide_early(&mut self, pending: Pending, head: &Head) {
+        let mut deciding = self.deciding.take().unwrap_or_else(|| Deciding::new(head.clone()));
+        self.decider(&mut deciding, |decider, now| decider.decide(std::slice::from_ref(&pending), now));
+        self.deciding = Some(deciding);
+        self.ahead.push(pending);
+    }
+
+    /// Looks for the end users that commands ask for, all that wait at once.
+    fn look_for_people(&mut self) {
+        let (None, false, Some(known)) = (&self.looking, self.asking.is_empty(), &self.head) else { return };
+        let asked = std::mem::take(&mut self.asking);
+        let people: Vec<String> = asked.iter().filter_map(Pending::external_id).collect();
+        let (database, tenant, since) = (self.parts.database.clone(), self.tenant.id, known.position);
+        let seen = tokio::spawn(async move { append::look_for_people(&database, tenant, &people).await });
+        self.looking = Some(Looking { asked, since, seen });
+    }
+
+    /// Decides the commands whose end users were looked for, on the state that this head leaves.
+    ///
+    /// What was seen is right for it as long as nobody else has appended since: what this server has appended itself is
+    /// in memory. If somebody has, the log does not end where the batch that is made of this expects it, so that nothing
+    /// of it is written.
+    fn decide_seen(&mut self, seen: Option<Seen>, head: &Head) {
+        let Some(Looking { asked, since, .. }) = self.looking.take() else { return };
+        let seen = seen.filter(|seen| (since..=head.position).contains(&seen.position));
+        let Some(Seen { people, .. }) = seen else {
+            self.behind.extend(asked);
+            return;
+        };
+        for pending in asked.into_iter().filter(Pending::is_awaited) {
+            // One of them may have brought the end user of the next.
+            let needs = match decide::needs(&self.tenant, &pending, &mut self.cache) {
+                Needs::Person(external_id) => match people.get(&external_id) {
+                    Some(user_id) => {
+                        self.cache.meet(external_id, *user_id);
+                        decide::needs(&self.tenant, &pending, &mut self.cache)
+                    }
+                    None => Needs::Nothing,
+                },
+                needs => needs,
+            };
+            match needs {
+                Needs::Nothing => self.decide_early(pending, head),
+                Needs::Person(_) | Needs::Lock => self.behind.push(pending),
+            }
+        }
+        self.look_for_people();
+    }
+
+    /// Gathers what the next batch is made of, when there is something of it already: what waits in the queue, and where
+    /// that is nothing that could go on, those whose end users are being looked for.
+    pub(super) async fn gather(&mut self) {
+        let begun = self.waiting() > 0;
+        if begun && let Some(head) = self.foreseen() {
+            let mut came = vec![];
+            while self.waiting() + came.len() < config::APPEND_BATCH
+                && let Ok(pending) = self.queue.try_recv()
+            {
+                came.push(pending);
+            }
+            self.decide_ahead(came, &head);
+        }
+        while self.ahead.is_empty() && self.behind.is_empty() {
+            let (Some(_), Some(head)) = (&self.looking, self.head.clone()) else { return };
+            let seen = seen(&mut self.looking).await;
+            self.decide_seen(seen, &head);
+        }
+        while begun
+            && self.foreseen().is_none()
+            && self.waiting() < config::APPEND_BATCH
+            && let Ok(pending) = self.queue.try_recv()
+        {
+            self.behind.push(pending);
+        }
+    }
+
+    /// How many commands have been taken out of the queue and wait for a batch.
+    fn waiting(&self) -> usize {
+        let asked = self.looking.as_ref().map_or(0, |looking| looking.asked.len());
+        self.ahead.len() + self.behind.len() + self.asking.len() + asked
+    }
+
+    /// Where the log ends, if commands may be decided before the lock of that is had.
+    fn foreseen(&self) -> Option<Head> {
+        self.head.clone().filter(|_| Instant::now() >= self.wary_until)
     }
 
     /// A server whose projections are older than those kept up with the log must not leave them behind; one whose
@@ -138,6 +224,8 @@ impl Appender {
         let Some(position) = known.filter(|position| *position != head.position) else {
             return Ok(CatchUp::Done);
         };
+        // What was seen of end users may be older than what others have appended.
+        self.look_later();
         if head.position < position || head.position - position > config::CATCH_UP_EVENTS {
             self.cache.clear();
             self.head = None;
@@ -160,6 +248,7 @@ impl Appender {
     ) -> Result<Replies, Broken> {
         let Plan { decisions, writes, head, now, worked } = plan;
         let traces = Traces::of(&writes);
+        let wake = client.prepare_cached(WAKE).await.map_err(Error::from)?;
         let mut pipeline = Pipeline::default();
         append::send(&mut pipeline, client, self.tenant.id, (start, &head), writes, SNAPSHOT_FORMAT).await?;
         let (answers, kept) = if batch.iter().any(|pending| pending.keyed.is_some()) {
@@ -173,12 +262,12 @@ impl Appender {
         append::send_kept(&mut pipeline, client, self.tenant.id, kept, now).await?;
         let commit = if planted::strikes("lost-batch", 50) { "rollback" } else { "commit" };
         pipeline.send(async { client.batch_execute(commit).await.map(|()| vec![]) }).await;
-        let notice = format!("select pg_notify('theazo_log', '{}:{}')", self.tenant.id.0, head.position);
+        let notice = format!("{}:{}", self.tenant.id.0, head.position);
         let mut notify = Pipeline::default();
         if !traces.events.is_empty() {
             // Sent with the commit but outside of the transaction: a NOTIFY inside makes every commit of the
             // database wait for one lock while it is flushed. It only wakes, even where the commit fails.
-            notify.send(async { client.batch_execute(&notice).await.map(|()| vec![]) }).await;
+            notify.send(async { client.query(&wake, &[&notice]).await }).await;
         }
         let replies = replies(decisions, answers);
         // What the next batch needs is in memory from here on until it is written.
@@ -210,19 +299,16 @@ impl Appender {
         if Instant::now() < self.wary_until {
             return writing.await;
         }
+        let mut open = true;
         loop {
-            let room = config::APPEND_BATCH.saturating_sub(self.ahead.len() + self.behind.len());
-            if room == 0 {
-                return writing.await;
-            }
+            let room = config::APPEND_BATCH.saturating_sub(self.waiting());
             let mut came = vec![];
             tokio::select! {
                 biased;
                 outcome = &mut writing => return outcome,
-                received = self.queue.recv_many(&mut came, room) => {
-                    if received == 0 {
-                        return writing.await;
-                    }
+                seen = seen(&mut self.looking) => self.decide_seen(seen, head),
+                received = self.queue.recv_many(&mut came, room), if room > 0 && open => {
+                    open = received > 0;
                     self.decide_ahead(came, head);
                 }
             }
@@ -256,6 +342,14 @@ impl Appender {
             }
         }
         Ok((answers, kept))
+    }
+}
+
+/// What was seen of the end users that are being looked for; `None` where they could not be looked for.
+async fn seen(looking: &mut Option<Looking>) -> Option<Seen> {
+    match looking {
+        Some(looking) => (&mut looking.seen).await.ok()?.ok(),
+        None => std::future::pending().await,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use theazo::clock::{ManualClock, SystemClock};
 use theazo::config;
@@ -136,6 +137,57 @@ async fn hundreds_who_open_a_session_for_one_user_get_the_same_one() {
     }
     let [Event::SessionCreated(created)] = &made[..] else { panic!("one session, not {made:?}") };
     assert_eq!(found, HashSet::from([created.session_id]));
+}
+
+/// A server that is busy looks for new end users beside the batch that it is writing. Whoever else brings them at that
+/// moment, each is one, and has one session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn end_users_who_are_looked_for_ahead_are_one_each_whoever_brings_them() {
+    let world = World::new().await;
+    let other = world.server();
+    for round in 0..8 {
+        // A new one, which does not yet know that somebody else appends too.
+        let busy = world.server();
+        let name = move |number: usize| format!("user_{round}_{number}");
+        let next = Arc::new(AtomicUsize::new(0));
+        let mut writers = JoinSet::new();
+        for _ in 0..24 {
+            let (log, tenant, next) = (Arc::clone(&busy), world.tenant, Arc::clone(&next));
+            writers.spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= 300 {
+                        return;
+                    }
+                    match log.execute(tenant, open(&name(number))).await.unwrap() {
+                        Ok(_) | Err(Refusal::Existing(_)) => {}
+                        Err(refusal) => panic!("{refusal}"),
+                    }
+                }
+            });
+        }
+        while next.load(Ordering::Relaxed) < 60 {
+            tokio::task::yield_now().await;
+        }
+        for number in (60..300).step_by(3) {
+            match other.execute(world.tenant, open(&name(number))).await.unwrap() {
+                Ok(_) | Err(Refusal::Existing(_)) => {}
+                Err(refusal) => panic!("{refusal}"),
+            }
+        }
+        writers.join_all().await;
+    }
+
+    let events = all(&other, world.tenant).await;
+    assert_lawful(&events);
+    let users: HashSet<String> = (events.iter().filter(|event| event.kind == "session.created"))
+        .flat_map(|event| event.subjects.iter().filter(|subject| subject.starts_with("usr_")).cloned())
+        .collect();
+    assert_eq!(events.len(), 1 + 8 * 300, "each has one session");
+    assert_eq!(users.len(), 8 * 300, "each session is another's");
+    let sql = "select count(*), count(distinct external_id) from end_users";
+    let row = world.superuser().await.query_one(sql, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (8 * 300, 8 * 300));
 }
 
 #[tokio::test]
