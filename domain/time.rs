@@ -35,12 +35,23 @@ impl Timestamp {
     /// # Errors
     /// [`NotATime`] when the text is not RFC 3339, or outside the years 1970 to 9999.
     pub fn parse(text: &str) -> Result<Self, NotATime> {
-        let parsed = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
-            .map_err(|_| NotATime)?;
-        let millis = parsed.unix_timestamp_nanos().div_euclid(1_000_000);
-        let millis = i64::try_from(millis).map_err(|_| NotATime)?;
+        let millis = read(text)?;
         if (0..=LATEST_MS).contains(&millis) { Ok(Self(millis)) } else { Err(NotATime) }
     }
+
+    /// The same for a bound: a time outside these years is taken for the nearest that is not.
+    ///
+    /// # Errors
+    /// [`NotATime`] when the text is not RFC 3339.
+    pub fn parse_bound(text: &str) -> Result<Self, NotATime> {
+        read(text).map(Self::from_millis)
+    }
+}
+
+fn read(text: &str) -> Result<i64, NotATime> {
+    let parsed = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
+    let nanos = parsed.map_err(|_| NotATime)?.unix_timestamp_nanos();
+    i64::try_from(nanos.div_euclid(1_000_000)).map_err(|_| NotATime)
 }
 
 /// A calendar day in UTC.
@@ -92,7 +103,10 @@ impl Day {
     /// # Errors
     /// [`NotATime`] when the text is not a date.
     pub fn parse(text: &str) -> Result<Self, NotATime> {
-        time::Date::parse(text, DAY).map(Self).map_err(|_| NotATime)
+        // A year has no sign.
+        let has_digits = text.starts_with(|first: char| first.is_ascii_digit());
+        let parsed = time::Date::parse(text, DAY).ok().filter(|_| has_digits);
+        parsed.map(Self).ok_or(NotATime)
     }
 }
 
@@ -152,6 +166,9 @@ mod tests {
         assert_eq!(Timestamp::parse("2025-05-01T02:00:00.0009+02:00"), Ok(Timestamp(1_746_057_600_000)));
         assert_eq!(Timestamp::parse("2025-05-01"), Err(NotATime));
         assert_eq!(Timestamp::parse("1969-12-31T23:59:59Z"), Err(NotATime));
+        assert_eq!(Timestamp::parse_bound("1969-12-31T23:59:59Z"), Ok(Timestamp(0)));
+        assert_eq!(Timestamp::parse_bound("9999-12-31T23:59:59-01:00"), Ok(Timestamp(LATEST_MS)));
+        assert_eq!(Timestamp::parse_bound("9999-12-31"), Err(NotATime));
     }
 
     #[test]
@@ -162,6 +179,9 @@ mod tests {
         assert_eq!(day("2024-02-28").next(), day("2024-02-29"));
         assert_eq!(day("2025-12-31").month_start().next_month(), day("2026-01-01"));
         assert_eq!(day("2025-05-17").start().to_string(), "2025-05-17T00:00:00.000Z");
+        for wrong in ["-0001-01-01", "+2025-05-17", "2025-5-17", "2025-02-29", "2025-05-17Z", ""] {
+            assert_eq!(Day::parse(wrong), Err(NotATime), "{wrong}");
+        }
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use super::tenants::tenant;
 use super::{Error, ModeArgument, Outcome, output};
 use crate::boot::Tools;
 use crate::http::export::{Export, Format, written};
-use crate::http::period::{self, Asked, Default};
+use crate::http::period::{self, Asked, Default, End};
 use crate::read::usage;
 
 #[derive(Debug, clap::Args)]
@@ -30,14 +30,14 @@ pub(super) struct Arguments {
     from: Option<Timestamp>,
     /// The last day, or the time before which it ends [default: now]
     #[arg(long, value_name = "TIME", value_parser = until)]
-    until: Option<Timestamp>,
+    until: Option<End>,
 }
 
 fn from(text: &str) -> Result<Timestamp, String> {
     period::beginning(text).ok_or_else(|| format!("expected {}", period::EXPECTED))
 }
 
-fn until(text: &str) -> Result<Timestamp, String> {
+fn until(text: &str) -> Result<End, String> {
     period::end(text).ok_or_else(|| format!("expected {}", period::EXPECTED))
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn run(tools: &Tools, arguments: &Arguments) -> Result<Outcome,
     let pin = usage::pin(tools.log.scope(tenant.id), None).await?;
     let asked = Asked { from: arguments.from, until: arguments.until, default: Default::Month };
     let period = asked.from(tools.clock.now(), pin.at);
-    if period.until < period.from {
+    if asked.is_reversed(period) {
         return Err(Error::Usage("--until must not be before --from".to_owned()));
     }
     let export = Export { tenant, format: arguments.format, period, pin };

@@ -26,10 +26,19 @@ pub(crate) struct Period {
 pub(crate) struct Asked {
     /// Its first moment, where it was given.
     pub(crate) from: Option<Timestamp>,
-    /// The first moment after it, where it was given.
-    pub(crate) until: Option<Timestamp>,
+    /// Where it ends, where that was given.
+    pub(crate) until: Option<End>,
     /// Where it begins otherwise.
     pub(crate) default: Default,
+}
+
+/// Where a period ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End {
+    /// The first moment after it.
+    before: Timestamp,
+    /// Whether it was given as a day, which then has to lie in it.
+    is_day: bool,
 }
 
 /// Where a period begins if nobody says.
@@ -51,8 +60,9 @@ impl Asked {
         let from = query.filter("from", EXPECTED, beginning);
         let until = query.filter("until", EXPECTED, end);
         let asked = Self { from, until, default };
-        let period = asked.from(now, now);
-        if period.until < period.from {
+        let is_read = |name, read: bool| query.plain(name).is_some() == read;
+        let all_read = is_read("from", from.is_some()) && is_read("until", until.is_some());
+        if all_read && asked.is_reversed(asked.from(now, now)) {
             let (name, message) = match until {
                 Some(_) if from.is_some() => ("until", "must not be before `from`"),
                 Some(_) => ("until", "must not be before the period's default start"),
@@ -63,6 +73,12 @@ impl Asked {
         asked
     }
 
+    /// Whether it ends before it begins.
+    pub(crate) fn is_reversed(self, period: usage::Period) -> bool {
+        let is_day = self.until.is_some_and(|end| end.is_day);
+        period.until < period.from || is_day && period.until == period.from
+    }
+
     /// The period, where `now` is the server's clock and `newest` the time of the newest event that counts, which another
     /// server's clock may have put later.
     pub(crate) fn from(self, now: Timestamp, newest: Timestamp) -> usage::Period {
@@ -70,7 +86,8 @@ impl Asked {
             Default::Month => now.day().month_start().start(),
             Default::ThirtyDays => Timestamp::from_millis(now.day().start().millis() - 30 * DAY_MS),
         };
-        let until = self.until.unwrap_or_else(|| later(floor(now.max(newest)), SECOND_MS));
+        let until = self.until.map(|end| end.before);
+        let until = until.unwrap_or_else(|| later(floor(now.max(newest)), SECOND_MS));
         usage::Period { from: self.from.unwrap_or(default_from), until }
     }
 
@@ -89,13 +106,15 @@ impl From<usage::Period> for Period {
 /// The first moment of a period that begins with this date, or at this time.
 pub(crate) fn beginning(text: &str) -> Option<Timestamp> {
     let date = Day::parse(text).map(Day::start);
-    date.or_else(|_| Timestamp::parse(text).map(floor)).ok()
+    date.or_else(|_| Timestamp::parse_bound(text).map(floor)).ok()
 }
 
-/// The first moment after a period that ends with this date, or before this time.
-pub(crate) fn end(text: &str) -> Option<Timestamp> {
-    let date = Day::parse(text).map(|day| later(day.start(), DAY_MS));
-    date.or_else(|_| Timestamp::parse(text).map(ceil)).ok()
+/// Where a period ends that ends with this date, or before this time.
+pub(crate) fn end(text: &str) -> Option<End> {
+    // Times end with the year 9999, short of a whole second.
+    let day = Day::parse(text).map(|day| End { before: floor(later(day.start(), DAY_MS)), is_day: true });
+    let time = || Timestamp::parse_bound(text).map(|at| End { before: ceil(at), is_day: false });
+    day.or_else(|_| time()).ok()
 }
 
 fn floor(at: Timestamp) -> Timestamp {

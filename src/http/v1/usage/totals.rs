@@ -303,9 +303,13 @@ impl Bill {
 fn days(period: usage::Period) -> Vec<Day> {
     let mut day = period.from.day();
     let mut days = vec![];
-    while day.start() < period.until && days.len() <= config::DAYS_LISTED {
+    while period.from < period.until && day.start() < period.until && days.len() <= config::DAYS_LISTED {
         days.push(day);
-        day = day.next();
+        let next = day.next();
+        if next == day {
+            break;
+        }
+        day = next;
     }
     days
 }

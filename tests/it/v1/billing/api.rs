@@ -117,6 +117,19 @@ async fn a_period_is_what_was_asked_for_to_whole_seconds() {
         period("?from=2025-05-02T10:00:00.999Z&until=2025-05-02T12:00:00.001%2B01:00").await,
         is("2025-05-02T10:00:00Z", "2025-05-02T11:00:01Z")
     );
+    assert_eq!(
+        period("?from=1969-12-31T23:59:59.500Z&until=9999-12-31").await,
+        is("1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
+    );
+    assert_eq!(
+        period("?from=0001-01-01&until=9999-12-31T23:59:59.999Z").await,
+        is("1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
+    );
+    let last = api.get("/v1/billing/usage/daily?from=9999-12-30&until=9999-12-31").await.expect(200);
+    assert_eq!(last["data"].as_array().unwrap().len(), 2);
+    let noon = "2025-05-02T12:00:00Z";
+    let none = api.get(&format!("/v1/billing/usage/daily?from={noon}&until={noon}")).await.expect(200);
+    assert_eq!(none, json!({ "data": [] }));
     let daily = api.get("/v1/billing/usage/daily").await.expect(200);
     let dates: Vec<_> = daily["data"].as_array().unwrap().iter().map(|day| day["date"].clone()).collect();
     assert_eq!((dates.len(), &dates[0], &dates[30]), (31, &json!("2025-04-06"), &json!("2025-05-06")));
@@ -130,7 +143,11 @@ async fn a_period_that_cannot_be_is_refused_in_every_view() {
         for (query, path, rule) in [
             ("from=2025-05-02&until=2025-05-01T23:59:59Z", "until", "order"),
             ("from=2999-01-01", "from", "order"),
+            ("from=2025-05-02&until=2025-05-01", "until", "order"),
+            ("until=2000-12-31", "until", "order"),
             ("from=yesterday", "from", "format"),
+            ("from=yesterday&until=2000-12-31", "from", "format"),
+            ("from=-0001-01-01", "from", "format"),
             ("until=2025-13-01", "until", "format"),
         ] {
             let fields = api.get(&format!("{view}?{query}")).await.fields();
