@@ -138,6 +138,15 @@ fn group(row: &Row) -> Result<Group, Error> {
     })
 }
 
+/// How the organization is called.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn account_name(scope: Scope<'_>) -> Result<Option<String>, Error> {
+    let sql = "select o.name from organization o where o.tenant_id = $1 and o.build = live_build($1, 'organization')";
+    Ok(scope.query_optional(sql, &[]).await?.map(|row| row.get(0)))
+}
+
 /// When the first event of a log happened: no charge is earlier than its day.
 ///
 /// # Errors

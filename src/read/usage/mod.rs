@@ -17,7 +17,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 pub use entries::{Entry, Filter, Place, entries};
-pub use export::{Group, Part, begun, entries_after, groups};
+pub use export::{Group, Part, account_name, begun, entries_after, groups};
 pub use shares::{By, Share, shares};
 pub use totals::{Total, daily, totals};
 

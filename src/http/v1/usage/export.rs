@@ -169,9 +169,11 @@ impl Export {
         if day.start() >= self.period.until || day.start() > self.pin.at {
             return Ok(Next::Tail);
         }
-        let groups = usage::groups(log.scope(self.tenant.id), self.period, self.pin, day).await?;
+        let scope = log.scope(self.tenant.id);
+        let groups = usage::groups(scope, self.period, self.pin, day).await?;
+        let account = if groups.is_empty() { None } else { usage::account_name(scope).await? };
         for group in &groups {
-            row(piece, &focus::cells(self, day, group));
+            row(piece, &focus::cells(self, account.as_deref(), day, group));
         }
         Ok(Next::Day(day.next()))
     }
@@ -233,11 +235,14 @@ fn row<const N: usize>(out: &mut String, cells: &[Option<String>; N]) {
     out.push_str("\r\n");
 }
 
+/// What a spreadsheet takes for the beginning of a formula, in some languages in full width.
+const FORMULA: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
+
 /// A cell, quoted where it must be (RFC 4180). A text that a spreadsheet would take for a formula, as a user's id or a
 /// model's name may be, is led by an apostrophe; numbers are not.
 fn written_cell(text: &str) -> String {
     let is_number = text.parse::<rust_decimal::Decimal>().is_ok();
-    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && !is_number;
+    let is_formula = text.starts_with(FORMULA) && !is_number;
     let text = if is_formula { format!("'{text}") } else { text.to_owned() };
     if text.contains([',', '"', '\r', '\n']) || text.starts_with(' ') || text.ends_with(' ') {
         return format!("\"{}\"", text.replace('"', "\"\""));
@@ -259,6 +264,8 @@ mod tests {
             ("@SUM(A1,B1)", "\"'@SUM(A1,B1)\""),
             ("-0.25", "-0.25"),
             ("-a", "'-a"),
+            ("\n=1", "\"'\n=1\""),
+            ("＝1+1", "'＝1+1"),
             ("+49", "+49"),
         ] {
             assert_eq!(written_cell(text), expected);

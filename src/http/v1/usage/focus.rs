@@ -59,7 +59,7 @@ pub(super) const COLUMNS: [&str; 40] = [
 const PROVIDER: &str = "Theazo";
 
 /// The cells of a group's row.
-pub(super) fn cells(export: &Export, day: Day, group: &Group) -> [Option<String>; 40] {
+pub(super) fn cells(export: &Export, account: Option<&str>, day: Day, group: &Group) -> [Option<String>; 40] {
     let text = |text: &str| Some(text.to_owned());
     let cost = || Some(exact(group.cost));
     let organization = export.tenant.organization_id.to_string();
@@ -74,8 +74,8 @@ pub(super) fn cells(export: &Export, day: Day, group: &Group) -> [Option<String>
     let end = export.period.until.min(day.next().start());
     [
         cost(),
-        Some(organization.clone()),
-        None,
+        Some(organization),
+        account.map(str::to_owned),
         text("Organization"),
         text("USD"),
         Some(seconds(month.next_month().start())),

@@ -106,6 +106,7 @@ async fn focus_has_the_values_that_its_specification_allows() {
         assert!(value("ChargePeriodEnd") <= value("BillingPeriodEnd"));
         assert_eq!(value("BillingCurrency"), "USD");
         assert_eq!(value("BillingAccountId"), api.tenant.organization_id.to_string());
+        assert!(!value("BillingAccountName").is_empty());
         for column in
             ["ChargeDescription", "InvoiceIssuerName", "ProviderName", "PublisherName", "ServiceName"]
         {
