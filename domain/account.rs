@@ -82,6 +82,25 @@ impl LimitName {
     }
 }
 
+/// What work asks of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// So much at most. What costs nothing fits a limit that is used up, but not one that is past.
+    AtMost(Decimal),
+    /// Something, of which each piece says how much when it begins: a limit that is used up has no room for it.
+    Something,
+}
+
+impl Need {
+    /// What is asked for already.
+    const fn requested(self) -> Decimal {
+        match self {
+            Self::AtMost(requested) => requested,
+            Self::Something => Decimal::ZERO,
+        }
+    }
+}
+
 impl Account {
     /// Takes in what an event books.
     pub fn book(&mut self, booking: &Booking) {
@@ -134,19 +153,20 @@ impl Account {
         self.reserved
     }
 
-    /// Why `requested` more does not fit; nothing where it does.
-    ///
-    /// An amount of nothing fits as long as the limit itself is not used up.
+    /// Why this does not fit; nothing where it does.
     #[must_use]
     pub fn excess(
         &self,
         (name, limit): (LimitName, &CostLimit),
-        requested: Decimal,
+        need: Need,
         now: Timestamp,
     ) -> Option<Excess> {
-        let excess = self.against(name, limit, requested, now);
+        let excess = self.against(name, limit, need.requested(), now);
         let taken = excess.spent + excess.reserved;
-        let fits = taken + requested <= excess.allowed && (taken < excess.allowed || !requested.is_zero());
+        let fits = match need {
+            Need::AtMost(requested) => taken + requested <= excess.allowed,
+            Need::Something => taken < excess.allowed,
+        };
         (!fits).then_some(excess)
     }
 
@@ -235,13 +255,19 @@ mod tests {
         let now = at(NOON);
         let fits = |account: &Account, cents| {
             let limit = limit(10, CostPeriod::Day);
-            account.excess((LimitName::MaxCost, &limit), Decimal::new(cents, 2), now).is_none()
+            account.excess((LimitName::MaxCost, &limit), Need::AtMost(Decimal::new(cents, 2)), now).is_none()
         };
         assert!(fits(&account, 2) && !fits(&account, 3));
         account.book(&Booking::releasing(Decimal::new(3, 2)));
         assert!(fits(&account, 5) && fits(&account, 0));
         account.book(&charge(NOON, 5));
-        assert!(!fits(&account, 0), "a limit that is used up admits nothing, not even what costs nothing");
+        let limit = limit(10, CostPeriod::Day);
+        let has_room =
+            |account: &Account| account.excess((LimitName::MaxCost, &limit), Need::Something, now).is_none();
+        assert!(fits(&account, 0), "what costs nothing fits a limit that is used up");
+        assert!(!fits(&account, 1) && !has_room(&account), "nothing else does");
+        account.book(&charge(NOON, 1));
+        assert!(!fits(&account, 0), "a limit that is past admits nothing");
     }
 
     #[test]
@@ -254,7 +280,9 @@ mod tests {
         assert_eq!(account.spent(CostPeriod::Month, tomorrow), Decimal::ZERO);
         let fits = |account: &Account, cents| {
             let limit = limit(10, CostPeriod::Day);
-            account.excess((LimitName::MaxCost, &limit), Decimal::new(cents, 2), tomorrow).is_none()
+            account
+                .excess((LimitName::MaxCost, &limit), Need::AtMost(Decimal::new(cents, 2)), tomorrow)
+                .is_none()
         };
         assert!(fits(&account, 10) && !fits(&account, 11));
         // What is spent then is set off against it: a limit is kept by what the day's bill will say.
@@ -267,7 +295,7 @@ mod tests {
         let account = Account::default();
         let excess = |period| {
             let limit = limit(0, period);
-            account.excess((LimitName::MaxCost, &limit), Decimal::ONE, at(NOON)).unwrap().resets_at
+            account.excess((LimitName::MaxCost, &limit), Need::Something, at(NOON)).unwrap().resets_at
         };
         assert_eq!(excess(CostPeriod::Session), None);
         assert_eq!(excess(CostPeriod::Day).unwrap().to_string(), "2025-05-02T00:00:00.000Z");

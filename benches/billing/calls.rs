@@ -91,7 +91,7 @@ async fn agent_with_a_task(log: &Arc<Log>, tenant: Tenant) -> anyhow::Result<Age
     let task_id = TaskId::from_ulid(random::ulid(SystemClock.now()));
     for command in [
         agent::Command::Provisioned { sandbox: "bench".into() },
-        agent::Command::Run { task_id, task: content(), unpriced: false },
+        agent::Command::Run { task_id, task: content(), model: agent::ModelCost::Priced },
         agent::Command::Claim { task_id },
     ] {
         log.execute(tenant, submission(Command::Agent(agent_id, command))).await??;

@@ -122,8 +122,13 @@ impl Life {
     /// held at: a piece is never dearer than its worst case.
     #[must_use]
     pub fn rate_of(&self, rates: &ComputeRates) -> Rate {
-        let is_own = self.compute.price == Some(Price::FREE);
-        if is_own { rates.own.clone() } else { rates.managed.clone() }
+        rates.of(self.computes_for_nothing())
+    }
+
+    /// Whether the sandbox is on credentials of the organization's own.
+    #[must_use]
+    pub fn computes_for_nothing(&self) -> bool {
+        self.compute.price == Some(Price::FREE)
     }
 
     /// The rate, where it is not what it was.

@@ -4,9 +4,10 @@ use rust_decimal::Decimal;
 
 use super::work::{Answer, Opening};
 use super::{
-    Cause, Created, DefinitionVersion, Existing, LimitReached, ModelRates, Pause, Readied, Released, Sandbox,
-    State, Status, Suspended, Tokens,
+    Cause, Created, DefinitionVersion, Existing, LimitReached, ModelCost, ModelRates, Pause, Readied,
+    Released, Sandbox, State, Status, Suspended, Tokens,
 };
+use crate::account::Need;
 use crate::agent_config::{AgentConfig, ProviderName};
 use crate::charge::{Booking, Place, Rate};
 use crate::content::ContentRef;
@@ -131,8 +132,8 @@ pub enum Command {
         task_id: TaskId,
         /// What is to be done.
         task: ContentRef,
-        /// Whether its model has no price.
-        unpriced: bool,
+        /// What calls to its model cost.
+        model: ModelCost,
     },
     /// Pause; asking twice changes nothing.
     Pause,
@@ -334,18 +335,19 @@ impl Existing {
             },
             Command::Resume(rates) => self.resume(rates, facts),
             Command::Terminate => Ok(life.terminate(Cause::Caller, facts.now)),
-            Command::Run { task_id, task, unpriced } => {
+            Command::Run { task_id, task, model } => {
                 let session = self.may_begin(facts)?;
                 if life.task.is_some() {
                     return Err(self.conflict());
                 }
-                if *unpriced && session.is_cost_limited(&facts.payers) {
+                if *model == ModelCost::Unpriced && session.is_cost_limited(&facts.payers) {
                     return Err(Refusal::Conflict(format!(
                         "{} has a cost limit, and the model has no price",
                         place.session_id
                     )));
                 }
-                if let Some(excess) = session.cost_excess(&facts.payers, Decimal::ZERO, facts.now) {
+                let need = need(*model == ModelCost::Free);
+                if let Some(excess) = session.cost_excess(&facts.payers, need, facts.now) {
                     return Ok(vec![session.refused(place, Some(place.agent_id), "run", excess)]);
                 }
                 let (task_id, task) = (*task_id, task.clone());
@@ -357,7 +359,8 @@ impl Existing {
                 if !matches!(life.sandbox, Sandbox::Ready(_)) {
                     return Err(self.conflict());
                 }
-                if let Some(excess) = session.cost_excess(&facts.payers, Decimal::ZERO, facts.now) {
+                let need = need(life.computes_for_nothing());
+                if let Some(excess) = session.cost_excess(&facts.payers, need, facts.now) {
                     return Ok(vec![session.refused(place, Some(place.agent_id), "exec", excess)]);
                 }
                 let (exec_id, language, code) = (*exec_id, language.clone(), code.clone());
@@ -406,4 +409,9 @@ impl Existing {
         events.extend(self.life.pause(Cause::Limit, facts.now));
         events
     }
+}
+
+/// What work asks of a limit whose pieces are held one by one as they begin.
+const fn need(costs_nothing: bool) -> Need {
+    if costs_nothing { Need::AtMost(Decimal::ZERO) } else { Need::Something }
 }

@@ -24,7 +24,7 @@ pub use decide::{Command, Hosting, NewAgent};
 pub use events::*;
 pub use later::{CallReconciled, RATED_AT_ONCE, UsageRated};
 pub use life::{Ending, Life, Pause, Sandbox, Status};
-pub use prices::{LongPrices, ModelPrices, ModelRates, Tokens};
+pub use prices::{LongPrices, ModelCost, ModelPrices, ModelRates, Tokens};
 pub use storage::StorageMetered;
 pub use work::{Answer, Opening};
 

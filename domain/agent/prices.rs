@@ -74,7 +74,32 @@ impl Tokens {
     }
 }
 
+/// What calls to a model cost, as far as it matters to whether a run of them may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelCost {
+    /// They have a price.
+    Priced,
+    /// Nothing, as with a key of the organization's own.
+    Free,
+    /// Nobody knows: no limit of cost could be kept.
+    Unpriced,
+}
+
 impl ModelRates {
+    /// What calls cost at these rates.
+    #[must_use]
+    pub fn cost(&self) -> ModelCost {
+        match self.prices {
+            None => ModelCost::Unpriced,
+            Some(ModelPrices { input, output, cache_read, cache_write, long: None })
+                if [input, output, cache_read, cache_write].iter().all(|price| price.amount.is_zero()) =>
+            {
+                ModelCost::Free
+            }
+            Some(_) => ModelCost::Priced,
+        }
+    }
+
     /// What tokens cost at most: input at the dearest of its prices.
     #[must_use]
     pub fn worst(&self, tokens: Tokens) -> Decimal {

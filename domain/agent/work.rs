@@ -6,6 +6,7 @@ use super::{
     CallLost, CallOpened, CallReleased, CallSettled, Command, Existing, ModelRates, OpenCall, Pause, Stop,
     Task, TaskClaimed, TaskEnded, Tokens, ToolFinished, ToolStarted,
 };
+use crate::account::Need;
 use crate::charge::Booking;
 use crate::content::ContentRef;
 use crate::id::{CallId, TaskId};
@@ -144,7 +145,7 @@ impl Existing {
             return Ok(vec![self.task_failed(task, "conflict", message)]);
         }
         let reserved = opening.rates.worst(opening.worst_case);
-        if let Some(excess) = session.cost_excess(&facts.payers, reserved, facts.now) {
+        if let Some(excess) = session.cost_excess(&facts.payers, Need::AtMost(reserved), facts.now) {
             return Ok(self.limited(excess, facts));
         }
         Ok(vec![Event::CallOpened(CallOpened {

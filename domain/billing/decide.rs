@@ -14,6 +14,11 @@ use crate::{Aggregate, Event, Facts, Refusal};
 pub enum Command {
     /// Correct a charge.
     Adjust(Box<Adjusting>),
+    /// Correct a charge that was looked for and does not exist.
+    AdjustUnknown {
+        /// As it was named.
+        charge_id: String,
+    },
     /// Import a rate card. The same card again changes nothing.
     ImportRates {
         /// The card.
@@ -48,6 +53,9 @@ impl Aggregate for State {
     fn decide(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {
         match command {
             Command::Adjust(adjusting) => self.adjust(adjusting, facts),
+            Command::AdjustUnknown { charge_id } => {
+                Err(Refusal::Absent(format!("The charge {charge_id} does not exist")))
+            }
             Command::ImportRates { card, sha256 } => self.import(card, sha256, facts),
         }
     }

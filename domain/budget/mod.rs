@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use payers::{Payers, consequences};
 
 use crate::Event;
-use crate::account::{Account, Excess, LimitName};
+use crate::account::{Account, Excess, LimitName, Need};
 use crate::charge::{Booking, Charge, Place};
 use crate::id::{OrganizationId, UserId};
 use crate::session::{CostLimit, CostPeriod};
@@ -224,11 +224,11 @@ impl Purse {
         }
     }
 
-    /// Why so much more does not fit the budget; nothing where it does, or where the budget blocks nothing.
+    /// Why this does not fit the budget; nothing where it does, or where the budget blocks nothing.
     #[must_use]
-    pub fn excess(&self, scope: Scope, requested: Decimal, now: Timestamp) -> Option<Excess> {
+    pub fn excess(&self, scope: Scope, need: Need, now: Timestamp) -> Option<Excess> {
         let budget = self.blocking()?;
-        self.account.excess((scope.limit_name(), &budget.limit), requested, now)
+        self.account.excess((scope.limit_name(), &budget.limit), need, now)
     }
 
     /// The budget, where work must fit it.

@@ -1,9 +1,7 @@
 //! Who pays for the work of a session besides the session itself: its end user and the organization.
 
-use rust_decimal::Decimal;
-
 use super::{Crossing, Overrun, Purse, Scope, ThresholdCrossed};
-use crate::account::Excess;
+use crate::account::{Excess, Need};
 use crate::charge::{Booked, Booking, Place};
 use crate::session::{LimitOverrun, Standing};
 use crate::time::Timestamp;
@@ -25,11 +23,11 @@ impl Payers {
         self.user.blocking().is_some() || self.organization.blocking().is_some()
     }
 
-    /// Why so much more does not fit; nothing where it fits both budgets.
+    /// Why this does not fit; nothing where it fits both budgets.
     #[must_use]
-    pub fn excess(&self, requested: Decimal, now: Timestamp) -> Option<Excess> {
-        let of_user = self.user.excess(Scope::User, requested, now);
-        of_user.or_else(|| self.organization.excess(Scope::Organization, requested, now))
+    pub fn excess(&self, need: Need, now: Timestamp) -> Option<Excess> {
+        let of_user = self.user.excess(Scope::User, need, now);
+        of_user.or_else(|| self.organization.excess(Scope::Organization, need, now))
     }
 
     /// Takes in what an event will book.

@@ -1,6 +1,6 @@
 //! What may happen to a session.
 
-use super::{Changed, Created, Existing, Limits, LimitsChanged, LimitsPatch, State, Status};
+use super::{Changed, Created, Existing, LimitRefused, Limits, LimitsChanged, LimitsPatch, State, Status};
 use crate::agent::NewAgent;
 use crate::command::Person;
 use crate::content::ContentRef;
@@ -76,6 +76,18 @@ impl Existing {
             }
             (Status::Paused, Command::Pause) | (Status::Terminated, Command::Terminate) => Ok(vec![]),
             (Status::Paused, Command::Resume(rates)) => {
+                if let Some(excess) = self.standing.compute_used_up() {
+                    let (user_id, organization_id) = (self.user_id, facts.organization_id);
+                    let (agent_id, work) = (None, "resume".to_owned());
+                    return Ok(vec![Event::LimitRefused(LimitRefused {
+                        session_id,
+                        user_id,
+                        organization_id,
+                        agent_id,
+                        work,
+                        excess,
+                    })]);
+                }
                 Ok([vec![Event::SessionResumed(changed)], self.resume_agents(rates, facts)].concat())
             }
             (Status::Active, Command::Resume(_)) => Err(Refusal::Conflict(format!(

@@ -4,7 +4,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::{Limits, Status};
-use crate::account::{Account, Excess, LimitName};
+use crate::account::{Account, Excess, LimitName, Need};
 use crate::agent::compute::{MINUTE_MS, cost_of};
 use crate::budget::Payers;
 use crate::charge::{Booking, Place, Rate};
@@ -74,12 +74,12 @@ impl Standing {
         self.limits.max_cost.is_some() || payers.limit_cost()
     }
 
-    /// Why so much more does not fit its cost limit, its user's budget or the organization's; nothing where it does.
+    /// Why this does not fit its cost limit, its user's budget or the organization's; nothing where it does.
     #[must_use]
-    pub fn cost_excess(&self, payers: &Payers, requested: Decimal, now: Timestamp) -> Option<Excess> {
+    pub fn cost_excess(&self, payers: &Payers, need: Need, now: Timestamp) -> Option<Excess> {
         let limit = self.limits.max_cost.as_ref();
-        let own = limit.and_then(|limit| self.account.excess((LimitName::MaxCost, limit), requested, now));
-        own.or_else(|| payers.excess(requested, now))
+        let own = limit.and_then(|limit| self.account.excess((LimitName::MaxCost, limit), need, now));
+        own.or_else(|| payers.excess(need, now))
     }
 
     /// Takes in a booking that is about to happen: by how much the session is past its cost limit then, where it was
@@ -99,15 +99,21 @@ impl Standing {
     pub fn next_piece(&self, payers: &Payers, rate: &Rate, now: Timestamp) -> Result<(Decimal, i64), Excess> {
         let mut slice_ms = MINUTE_MS;
         if let Some(minutes) = self.limits.max_compute_minutes {
-            let allowed_ms = minutes.saturating_mul(MINUTE_MS);
-            let left_ms = allowed_ms - self.compute_ms - self.compute_held_ms;
+            let left_ms = allowed_ms(minutes) - self.compute_ms - self.compute_held_ms;
             if left_ms <= 0 {
                 return Err(self.compute_excess(minutes));
             }
             slice_ms = slice_ms.min(left_ms);
         }
         let held = cost_of(rate, MINUTE_MS);
-        self.cost_excess(payers, held, now).map_or(Ok((held, slice_ms)), Err)
+        self.cost_excess(payers, Need::AtMost(held), now).map_or(Ok((held, slice_ms)), Err)
+    }
+
+    /// Why no compute will fit its limit of that, whatever is still held being given back; nothing where some will.
+    pub(super) fn compute_used_up(&self) -> Option<Excess> {
+        let minutes =
+            self.limits.max_compute_minutes.filter(|minutes| self.compute_ms >= allowed_ms(*minutes));
+        minutes.map(|minutes| self.compute_excess(minutes))
     }
 
     fn compute_excess(&self, minutes: i64) -> Excess {
@@ -130,4 +136,8 @@ impl Standing {
         let work = work.to_owned();
         Event::LimitRefused(LimitRefused { session_id, user_id, organization_id, agent_id, work, excess })
     }
+}
+
+const fn allowed_ms(minutes: i64) -> i64 {
+    minutes.saturating_mul(MINUTE_MS)
 }

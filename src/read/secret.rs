@@ -96,6 +96,16 @@ pub async fn visible_one(
     Ok(rows.into_iter().next().map(|(_, value)| value))
 }
 
+/// Whether what runs in a session sees a secret of this name.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn is_visible(scope: Scope<'_>, session_id: SessionId, name: &str) -> Result<bool, Error> {
+    let sql = "select 1 from secrets s where s.tenant_id = $1 and s.build = live_build($1, 'secrets')
+        and s.scope in ('org', $2) and s.name = $3 limit 1";
+    Ok(scope.query_optional(sql, &[&session_id.to_string(), &name]).await?.is_some())
+}
+
 async fn opened(
     scope: Scope<'_>,
     masters: &Masters,

@@ -127,6 +127,33 @@ async fn usage_without_a_price_is_charged_when_there_is_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_called_with_a_key_of_ones_own_costs_nothing_and_needs_no_price_under_a_limit() {
+    let server = ModelServer::scripted(["one", "two"].map(|text| Answer::from(Turn::says(text)))).await;
+    let api = Site::working(Some(&server)).await.admin().await;
+    let limits = json!({ "maxCost": { "amount": 500, "currency": "usd", "period": "day" } });
+    for whole_organization in [false, true] {
+        let (session, agent) = agent_of(&api, "claude-of-tomorrow", &limits).await;
+        let run = format!("/v1/agents/{agent}/run");
+        api.post(&run, &json!({ "task": "x" })).await.error(409, "conflict");
+        let other = json!({ "name": "OPENAI_API_KEY", "value": "sk-ours-0000", "sessionId": session });
+        api.post("/v1/secrets", &other).await.expect(201);
+        api.post(&run, &json!({ "task": "x" })).await.error(409, "conflict");
+        let mut own = json!({ "name": "ANTHROPIC_API_KEY", "value": "sk-ours-0000" });
+        if !whole_organization {
+            own["sessionId"] = json!(session);
+        }
+        api.post("/v1/secrets", &own).await.expect(201);
+        let done = ran(&api, &agent).await;
+        assert_eq!((&done["status"], &done["cost"]["exact"]), (&json!("completed"), &json!("0.00")));
+        assert_eq!(model_cost(&api, &session).await, Decimal::ZERO);
+    }
+    let summary = api.get("/v1/usage/summary").await.expect(200);
+    assert_eq!(summary["unrated"], json!({ "calls": 0, "inputTokens": 0, "outputTokens": 0 }));
+    assert_eq!(summary["models"]["cost"]["amount"], 0);
+    assert!(summary["models"]["inputTokens"].as_i64().unwrap() > 0, "tokens count all the same");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_whose_answer_broke_off_is_unconfirmed_until_it_is_reconciled() {
     let broken = Delivery { end: End::BreakAt(300), ..Delivery::default() };
     let server = ModelServer::scripted([

@@ -122,7 +122,7 @@ async fn live_as_an_agent(log: &Arc<Log>, tenant: Tenant, session: SessionId, nu
     log.execute(tenant, ask(session, Command::AddAgent(Box::new(new)))).await.unwrap().unwrap();
     let begin = [
         agent::Command::Provisioned { sandbox: "here".into() },
-        agent::Command::Run { task_id, task: reference(), unpriced: false },
+        agent::Command::Run { task_id, task: reference(), model: agent::ModelCost::Priced },
         agent::Command::Claim { task_id },
         agent::Command::StartExec { exec_id, language: "bash".into(), code: reference() },
     ];

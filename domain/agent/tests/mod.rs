@@ -5,6 +5,7 @@ use rust_decimal::Decimal;
 use ulid::Ulid;
 
 use super::*;
+use crate::account::LimitName;
 use crate::agent_config::{AgentConfig, ProviderName};
 use crate::charge::{Price, Rate};
 use crate::command::Person;
@@ -147,7 +148,7 @@ impl World {
 }
 
 fn run(number: u64) -> Command {
-    Command::Run { task_id: task_id(number), task: content(), unpriced: false }
+    Command::Run { task_id: task_id(number), task: content(), model: ModelCost::Priced }
 }
 
 /// A call that holds 10 input and 10 output tokens at a cent each: 20 cents.
@@ -287,6 +288,33 @@ fn work_that_does_not_fit_pauses_the_agent_and_new_work_is_refused() {
 }
 
 #[test]
+fn what_costs_nothing_fits_a_limit_that_is_used_up_also_where_its_model_has_no_price() {
+    // The limit is used up by the minute of compute that is held.
+    let mut world = World::ready(max_cost(600));
+    let run = |model| Command::Run { task_id: task_id(1), task: content(), model };
+    for model in [ModelCost::Priced, ModelCost::Unpriced] {
+        let refused = world.tell(&run(model));
+        assert!(refused.is_err() || kinds(&refused.unwrap()) == ["limit.refused"], "{model:?}");
+    }
+    assert_eq!(kinds(&world.tell(&run(ModelCost::Free)).unwrap()), ["task.created"]);
+    let epoch = world.claim(1).unwrap();
+    let Command::OpenCall(opening) = open(epoch, 1) else { panic!("a call is opened") };
+    let own_key = super::Opening { own_key: true, rates: Card::built_in().free(), ..opening };
+    assert_eq!(kinds(&world.tell(&Command::OpenCall(own_key)).unwrap()), ["model.call_opened"]);
+}
+
+#[test]
+fn a_rate_is_free_only_if_every_price_is_nothing() {
+    let card = Card::built_in();
+    assert_eq!(card.free().cost(), ModelCost::Free);
+    assert_eq!(card.model("claude-sonnet-4-5").cost(), ModelCost::Priced);
+    assert_eq!(card.model("nobody-knows-it").cost(), ModelCost::Unpriced);
+    let least = Price { amount: Decimal::new(1, 9), per: 1_000_000 };
+    let prices = ModelPrices { cache_write: least, ..card.free().prices.unwrap() };
+    assert_eq!(ModelRates { prices: Some(prices), ..card.free() }.cost(), ModelCost::Priced);
+}
+
+#[test]
 fn compute_is_charged_to_the_millisecond_and_split_at_midnight() {
     let mut world = World::ready(Limits::default());
     world.now_ms += 45_000;
@@ -327,6 +355,27 @@ fn minutes_of_compute_pause_the_session_at_their_limit() {
     let expected = ["agent.limit_reached", "session.paused", "agent.paused", "compute.stopped"];
     assert_eq!(kinds(&events), expected);
     assert_eq!(world.session.standing().unwrap().compute_ms, 60_000);
+    // As long as the limit is used up it stays paused; then everything that was paused with it goes on.
+    let resume = session::Command::Resume(compute_rates());
+    let refused = world.ask(&resume).unwrap();
+    assert_eq!(kinds(&refused), ["limit.refused"]);
+    let Event::LimitRefused(refused) = &refused[0] else { panic!("{refused:?}") };
+    assert_eq!((refused.work.as_str(), refused.excess.limit), ("resume", LimitName::MaxComputeMinutes));
+    let more = session::LimitsPatch { max_compute_minutes: Some(Some(2)), ..session::LimitsPatch::default() };
+    world.ask(&session::Command::ChangeLimits(more)).unwrap();
+    let resumed = world.ask(&resume).unwrap();
+    assert_eq!(kinds(&resumed), ["session.resumed", "agent.resumed", "compute.started"]);
+}
+
+#[test]
+fn a_pause_of_a_session_is_taken_back_while_the_last_minute_of_compute_is_held() {
+    let limits = Limits { max_compute_minutes: Some(1), ..Limits::default() };
+    let mut world = World::ready(limits);
+    let epoch = world.running(1);
+    world.tell(&open(epoch, 1)).unwrap();
+    assert_eq!(kinds(&world.ask(&session::Command::Pause).unwrap())[0], "session.paused");
+    let resumed = world.ask(&session::Command::Resume(compute_rates())).unwrap();
+    assert_eq!(kinds(&resumed)[0], "session.resumed");
 }
 
 #[test]

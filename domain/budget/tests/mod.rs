@@ -165,7 +165,10 @@ impl World {
 
     fn run(&mut self, number: u64) -> Result<Vec<Event>, Refusal> {
         let task_id = task_id(number);
-        let events = self.tell(number, agent::Command::Run { task_id, task: content(), unpriced: false })?;
+        let events = self.tell(
+            number,
+            agent::Command::Run { task_id, task: content(), model: agent::ModelCost::Priced },
+        )?;
         self.tell(number, agent::Command::Claim { task_id })?;
         Ok(events)
     }

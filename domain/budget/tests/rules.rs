@@ -44,7 +44,7 @@ fn the_organizations_budget_refuses_new_agents_runs_and_programs() {
         language: "bash".into(),
         code: content(),
     };
-    let run = agent::Command::Run { task_id: task_id(0), task: content(), unpriced: false };
+    let run = agent::Command::Run { task_id: task_id(0), task: content(), model: agent::ModelCost::Priced };
     let refusals = [world.add_agent(4), world.tell(0, run), world.tell(0, exec)].map(Result::unwrap);
     for (events, work) in refusals.iter().zip(["agent", "run", "exec"]) {
         let [event @ Event::LimitRefused(refused)] = &events[..] else { panic!("{events:?}") };

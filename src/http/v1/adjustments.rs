@@ -120,8 +120,11 @@ pub(crate) async fn create(
 ) -> Result<Response, Error> {
     let amount = body.amount().ok_or_else(|| Error::field("exact", "pattern", "is no decimal"))?;
     let (content, reason) = edge.content(body.reason.clone());
-    let adjusting = find(&edge, administrator.tenant.id, &body.charge_id, amount, reason).await?;
-    let command = Command::Billing(billing::Command::Adjust(Box::new(adjusting)));
+    let found = find(&edge, administrator.tenant.id, &body.charge_id, amount, reason).await?;
+    let command = Command::Billing(match found {
+        Some(adjusting) => billing::Command::Adjust(Box::new(adjusting)),
+        None => billing::Command::AdjustUnknown { charge_id: body.charge_id.clone() },
+    });
     let (provenance, contents) = (administrator.provenance(), vec![content]);
     let submission = Submission { command, provenance, contents, sealed: vec![] };
     let (request_id, text) = (administrator.request_id, Arc::new(body.reason));
@@ -147,24 +150,23 @@ pub(crate) async fn create(
     act(&edge, &administrator, &request, submission, answering).await
 }
 
-/// What is to be corrected, as it stands in the log.
+/// What is to be corrected, as it stands in the log; none where there is no such charge.
 async fn find(
     edge: &Edge,
     tenant: TenantId,
     charge_id: &str,
     amount: Decimal,
     reason: ContentRef,
-) -> Result<Adjusting, Error> {
-    let unknown = || Error::NotFound(format!("The charge {charge_id} does not exist."));
-    let id: ChargeId = charge_id.parse().map_err(|_| unknown())?;
-    let stored = events::at(edge.app.log.scope(tenant), id.position).await?.ok_or_else(unknown)?;
+) -> Result<Option<Adjusting>, Error> {
+    let Ok(id) = charge_id.parse::<ChargeId>() else { return Ok(None) };
+    let Some(stored) = events::at(edge.app.log.scope(tenant), id.position).await? else { return Ok(None) };
     let event = edge.app.log.decode(&stored)?;
-    let booked = event.booked().ok_or_else(unknown)?;
     let index = usize::try_from(id.index).unwrap_or(usize::MAX);
-    let charge = booked.booking.charges.get(index).ok_or_else(unknown)?.clone();
-    let model = booked.model.map(str::to_owned);
-    let (place, task_id) = (booked.place, booked.task_id);
-    Ok(Adjusting { charge_id: id, charge, place, task_id, model, amount, reason })
+    Ok(event.booked().and_then(|booked| {
+        let charge = booked.booking.charges.get(index)?.clone();
+        let (place, task_id, model) = (booked.place, booked.task_id, booked.model.map(str::to_owned));
+        Some(Adjusting { charge_id: id, charge, place, task_id, model, amount, reason })
+    }))
 }
 
 /// Lists corrections, newest first.

@@ -21,7 +21,7 @@ use crate::http::Edge;
 use crate::http::auth::{Caller, Reader, Writer};
 use crate::http::body::{Input, Nothing, Optional, Signed, Submitted, check_metadata, compact};
 use crate::http::error::{Error, Field};
-use crate::http::idempotency::{act, refused, success};
+use crate::http::idempotency::{act, judged, refused, success};
 use crate::http::page::{Listing, Page};
 use crate::http::query::{ExternalId, Id, Query};
 use crate::log::{Accepted, Answer, Answering, Content, Submission};
@@ -172,10 +172,10 @@ pub(crate) async fn pause(
     change(&edge, &writer, &request, id, session::Command::Pause).await
 }
 
-/// Lets a paused session go on.
+/// Lets a paused session go on. One whose minutes of compute are used up needs a higher limit first.
 #[utoipa::path(post, operation_id = "resumeSession", path = "/v1/sessions/{id}/resume", tag = "sessions",
     params(("id" = String, Path, description = "The session")),
-    responses((status = 200, body = Session)))]
+    responses((status = 200, body = Session), (status = 402, body = Object)))]
 pub(crate) async fn resume(
     State(edge): State<Edge>,
     writer: Writer,
@@ -217,9 +217,9 @@ async fn change(
     let request_id = caller.request_id;
     let answering: Answering = Box::new(move |scope, verdict| {
         Box::pin(async move {
-            match verdict {
-                Ok(_) => show(scope, id).await,
-                Err(refusal) => Ok(refused(refusal, request_id)),
+            match judged(verdict, request_id) {
+                Some(answer) => Ok(answer),
+                None => show(scope, id).await,
             }
         })
     });

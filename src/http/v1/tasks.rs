@@ -6,7 +6,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use theazo_domain::agent::ModelCost;
 use theazo_domain::id::{AgentId, SessionId, TaskId};
+use theazo_domain::organization::Mode;
 use theazo_domain::time::Timestamp;
 use theazo_domain::{Command, Refusal, Subject, agent};
 use utoipa::ToSchema;
@@ -22,6 +24,7 @@ use crate::http::idempotency::{act, judged, success};
 use crate::http::page::{Listing, Page};
 use crate::http::query::{Id, Query};
 use crate::log::{Answering, Submission};
+use crate::providers::model::Vendor;
 use crate::{config, read};
 
 /// What an agent was asked to do.
@@ -99,8 +102,8 @@ pub(crate) async fn run(
 ) -> Result<Response, Error> {
     let task_id = TaskId::from_ulid(edge.new_ulid());
     let (content, task) = edge.content(body.task);
-    let unpriced = is_unpriced(&edge, &writer, agent_id).await?;
-    let command = Command::Agent(agent_id, agent::Command::Run { task_id, task, unpriced });
+    let model = model_cost(&edge, &writer, agent_id).await?;
+    let command = Command::Agent(agent_id, agent::Command::Run { task_id, task, model });
     let (provenance, contents) = (writer.provenance(), vec![content]);
     let submission = Submission { command, provenance, contents, sealed: vec![] };
     let request_id = writer.request_id;
@@ -113,13 +116,18 @@ pub(crate) async fn run(
     act(&edge, &writer, &request, submission, answering).await
 }
 
-/// Whether the agent's model has no price, so that no limit of cost could be kept.
-async fn is_unpriced(edge: &Edge, writer: &Writer, agent_id: AgentId) -> Result<bool, Error> {
-    let agent = read::agent::get(edge.app.log.scope(writer.tenant.id), agent_id).await?;
-    let agent = agent.ok_or_else(|| missing(agent_id))?;
-    let own = agent.config.model.as_ref().map(|model| model.id.as_str());
-    let model = own.unwrap_or_else(|| edge.app.models.default_model());
-    Ok(edge.app.rates(writer.tenant.id).await?.model(model).prices.is_none())
+/// What calls to the agent's model cost: nothing with a key of the organization's own. An agent that does not exist is
+/// for the log to refuse.
+async fn model_cost(edge: &Edge, writer: &Writer, agent_id: AgentId) -> Result<ModelCost, Error> {
+    let scope = edge.app.log.scope(writer.tenant.id);
+    let Some(agent) = read::agent::get(scope, agent_id).await? else { return Ok(ModelCost::Priced) };
+    let named = agent.config.model.as_ref().map(|model| model.id.as_str());
+    let model = named.unwrap_or_else(|| edge.app.models.default_model());
+    let key = Vendor::of(model).key_name();
+    let is_own =
+        writer.tenant.mode == Mode::Live && read::secret::is_visible(scope, agent.session_id, key).await?;
+    let card = edge.app.rates(writer.tenant.id).await?;
+    Ok(if is_own { card.free() } else { card.model(model) }.cost())
 }
 
 /// Lists the tasks of an agent, newest first.

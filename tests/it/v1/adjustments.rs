@@ -93,6 +93,16 @@ async fn only_charges_are_corrected_and_only_by_those_who_may() {
     for unknown in ["", "x", "1.0", "999999.0", &format!("{position}.2"), &format!("0{charge}"), position] {
         api.post(PATH, &credit(unknown, "-0.0001")).await.error(404, "not_found");
     }
+    // Also what does not exist is decided, and a repeat gets the same answer.
+    let body = credit("999999.0", "-0.0001");
+    let (first, again) = (api.post_once(PATH, "gone", &body).await, api.post_once(PATH, "gone", &body).await);
+    first.error(404, "not_found");
+    assert_eq!((first.body, Some("true")), (again.body.clone(), again.header("idempotency-replayed")));
+    api.post_once(PATH, "gone", &credit(&charge, "-0.0001")).await.error(409, "conflict");
+    let run = "/v1/agents/agt_01ARZ3NDEKTSV4RRFFQ69G50AV/run";
+    let nobody = async || api.post_once(run, "nobody", &json!({ "task": "x" })).await;
+    nobody().await.error(404, "not_found");
+    assert_eq!(nobody().await.header("idempotency-replayed"), Some("true"));
     let stranger = organization.site.admin().await;
     stranger.post(PATH, &credit(&charge, "-0.0001")).await.error(404, "not_found");
     for (body, wrong) in [

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use theazo_domain::Event;
-use theazo_domain::account::{Account, Excess, LimitName};
+use theazo_domain::account::{Account, Excess, LimitName, Need};
 use theazo_domain::id::{AgentId, SessionId};
 use theazo_domain::session::{CostLimit, Limits};
 use theazo_domain::time::Timestamp;
@@ -296,6 +296,7 @@ fn refusal(
         findings.violation(format!("position {position}: refused by a limit that is not there"));
         return;
     };
-    let fits = told.account.excess((LimitName::MaxCost, limit), excess.requested, at).is_none();
+    let need = if excess.requested.is_zero() { Need::Something } else { Need::AtMost(excess.requested) };
+    let fits = told.account.excess((LimitName::MaxCost, limit), need, at).is_none();
     findings.claim(!fits, || format!("position {position}: refused although it fits: {excess:?}"));
 }
