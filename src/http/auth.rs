@@ -92,9 +92,9 @@ pub(crate) struct Having<R> {
 
 /// Has a valid key.
 pub(crate) type Visitor = Having<Enter>;
-/// May change keys, providers, rate cards and budgets.
+/// May change keys, providers and rate cards, and correct charges.
 pub(crate) type Administrator = Having<Administer>;
-/// May change what is no key, provider, rate card or budget.
+/// May change what is no key, provider, rate card or correction.
 pub(crate) type Writer = Having<Write>;
 /// May read everything.
 pub(crate) type Reader = Having<Read>;

@@ -22,7 +22,7 @@ use super::limits::percentage;
 use super::money::{Amount, currency, usd};
 use crate::database;
 use crate::http::Edge;
-use crate::http::auth::{Administrator, Inspector};
+use crate::http::auth::{Inspector, Writer};
 use crate::http::body::{Input, Submitted, optional_whole, whole};
 use crate::http::error::{Error, Field};
 use crate::http::idempotency::{act, judged, success};
@@ -135,11 +135,11 @@ impl Input for NewBudget {
     responses((status = 200, body = Budget)))]
 pub(crate) async fn set(
     State(edge): State<Edge>,
-    administrator: Administrator,
+    writer: Writer,
     Submitted { body, request }: Submitted<NewBudget>,
 ) -> Result<Response, Error> {
     let user_id = body.user_id.clone();
-    let organization_id = administrator.tenant.organization_id;
+    let organization_id = writer.tenant.organization_id;
     let command = match user_id.clone() {
         None => Command::Organization(organization_id, organization::Command::SetBudget(body.into())),
         Some(external_id) => {
@@ -147,10 +147,10 @@ pub(crate) async fn set(
             Command::User(user::Command::SetBudget { person, budget: body.into() })
         }
     };
-    let provenance = administrator.provenance();
+    let provenance = writer.provenance();
     let submission = Submission { command, provenance, contents: vec![], sealed: vec![] };
-    let answering = shown(user_id, administrator.request_id, edge.app.clock.now());
-    act(&edge, &administrator, &request, submission, answering).await
+    let answering = shown(user_id, writer.request_id, edge.app.clock.now());
+    act(&edge, &writer, &request, submission, answering).await
 }
 
 /// Lists the budgets: the organization's first, then users', those set last first.

@@ -133,15 +133,16 @@ async fn what_is_no_budget_is_told_field_by_field() {
 }
 
 #[tokio::test]
-async fn budgets_are_set_by_admins_and_seen_by_whoever_reads_billing() {
+async fn budgets_are_set_by_whoever_changes_limits_and_seen_by_whoever_reads_billing() {
     let site = Site::new().await;
     let organization = site.organization(Mode::Live, 10_000).await;
     let body = json!({ "amount": 1, "currency": "usd", "period": "day" });
-    for role in [Role::Developer, Role::Finance, Role::ReadOnly] {
+    for role in [Role::Finance, Role::ReadOnly] {
         let api = organization.api(role).await;
         api.call("PUT", PATH, &body).await.error(403, "forbidden");
         assert!(listed(&api).await.is_empty());
     }
+    organization.api(Role::Developer).await.call("PUT", PATH, &body).await.expect(200);
     let admin = organization.api(Role::Admin).await;
     let once = async || admin.send(admin.once("PUT", PATH, "once", &body)).await;
     let (first, again) = (once().await, once().await);
@@ -194,6 +195,30 @@ async fn a_budget_that_is_used_up_pauses_runs_refuses_new_work_and_is_raised() {
         let none = json!({ "userId": user, "amount": null });
         set(&api, &if user.is_some() { none } else { json!({ "amount": null }) }).await;
     }
+}
+
+#[tokio::test]
+async fn a_session_whose_compute_is_used_up_is_resumed_once_its_limit_was_raised() {
+    let site = Site::with_manual_clock().await;
+    let api = site.admin().await;
+    let body = json!({ "userId": "u", "limits": { "maxComputeMinutes": 1 } });
+    let session = api.post("/v1/sessions", &body).await.expect(201)["id"].as_str().unwrap().to_owned();
+    let agent = ready(&api, &session).await;
+    for ms in [45_000, 15_000] {
+        site.clock.advance(ms);
+        tick(&api, &session, agent).await;
+    }
+    let path = format!("/v1/sessions/{session}");
+    assert_eq!(api.get(&path).await.expect(200)["status"], "paused");
+    let refused = api.act(&format!("{path}/resume")).await.error(402, "session_limit_exceeded");
+    let details = json!({
+        "limit": "maxComputeMinutes", "allowed": 1, "spent": 1, "reserved": 0, "requested": 1
+    });
+    assert_eq!(refused["details"], details);
+    assert_eq!(api.get(&path).await.expect(200)["status"], "paused");
+    api.call("PATCH", &format!("{path}/limits"), &json!({ "maxComputeMinutes": 2 })).await.expect(200);
+    assert_eq!(api.act(&format!("{path}/resume")).await.expect(200)["status"], "active");
+    assert_ne!(api.get(&format!("/v1/agents/{agent}")).await.expect(200)["status"], "paused");
 }
 
 #[tokio::test]
