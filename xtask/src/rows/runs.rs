@@ -80,12 +80,16 @@ async fn rounds(
             killed
         };
         let (lived, killed) = tokio::join!(living, killing);
-        killed?;
         for outcome in lived {
             if let Err(error) = outcome {
                 lock(&findings).violation(format!("{error:#}"));
             }
         }
+        if lock(&findings).is_red() {
+            // Without runs there is nothing to be killed either.
+            break;
+        }
+        killed?;
         if !lock(&findings).is_red() {
             round.check().await?;
         }
@@ -133,6 +137,8 @@ struct Round<'a> {
     client: tokio_postgres::Client,
     session: String,
     asked: AtomicU64,
+    /// When a server was killed last, and was up again.
+    killed: Mutex<Instant>,
 }
 
 impl<'a> Round<'a> {
@@ -145,7 +151,8 @@ impl<'a> Round<'a> {
         let tenant = place.organization("live").await?;
         let client = place.superuser().await?;
         let (session, asked) = (String::new(), AtomicU64::new(0));
-        let mut round = Self { place, sandboxes, findings, over, tenant, client, session, asked };
+        let killed = Mutex::new(Instant::now());
+        let mut round = Self { place, sandboxes, findings, over, tenant, client, session, asked, killed };
         let mut caller = Caller::new(&round.tenant.key);
         let session = round.carry_out(&mut caller, "/v1/sessions", json!({ "userId": "user_1" })).await?;
         round.session = text(&session, "id")?;
@@ -172,7 +179,7 @@ impl<'a> Round<'a> {
             let task = json!({ "task": format!("Work, {number}.") });
             let ran = self.carry_out(&mut caller, &format!("/v1/agents/{agent}/run"), task).await?;
             let task = Ask::get(format!("/v1/tasks/{}", text(&ran, "taskId")?));
-            let until = Instant::now() + GIVE_UP;
+            let began = Instant::now();
             let ended = loop {
                 let shown = self.repeat(&mut caller, &task).await?;
                 if !matches!(shown["status"].as_str(), Some("queued" | "running")) {
@@ -181,7 +188,9 @@ impl<'a> Round<'a> {
                 if lock(self.findings).is_red() {
                     return Ok(());
                 }
-                anyhow::ensure!(Instant::now() < until, "the run of {agent} does not end: {shown}");
+                // Kills go on meeting it, and each costs it the time until it is taken up again.
+                let undisturbed = began.max(*self.killed.lock().unwrap_or_else(PoisonError::into_inner));
+                anyhow::ensure!(undisturbed.elapsed() < GIVE_UP, "the run of {agent} does not end: {shown}");
                 sleep(Duration::from_millis(100)).await;
             };
             self.check_run(&agent, &ended).await?;
@@ -257,6 +266,7 @@ impl<'a> Round<'a> {
             let held = self.holds(victim).await?;
             self.place.end_server(victim, Signal::SIGKILL).await?;
             self.place.start(victim).await?;
+            *self.killed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             if held > 0 {
                 killed += 1;
                 let mut findings = lock(self.findings);
