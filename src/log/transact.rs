@@ -173,10 +173,19 @@ impl Appender {
             }
             self.decide_ahead(came, &head);
         }
+        let mut open = true;
         while self.ahead.is_empty() && self.behind.is_empty() {
             let (Some(_), Some(head)) = (&self.looking, self.head.clone()) else { return };
-            let seen = seen(&mut self.looking).await;
-            self.decide_seen(seen, &head);
+            let room = config::APPEND_BATCH.saturating_sub(self.waiting());
+            let mut came = vec![];
+            // Others do not wait for what is being looked for.
+            tokio::select! {
+                seen = seen(&mut self.looking) => self.decide_seen(seen, &head),
+                received = self.queue.recv_many(&mut came, room), if room > 0 && open => {
+                    open = received > 0;
+                    self.decide_ahead(came, &head);
+                }
+            }
         }
         while begun
             && self.foreseen().is_none()
