@@ -13,6 +13,7 @@ use theazo_domain::money::{Currency, Money};
 use theazo_domain::session::LimitRefused;
 use utoipa::ToSchema;
 
+use super::v1::money::exact;
 use crate::log::Failure;
 use crate::{config, database, planted};
 
@@ -274,6 +275,13 @@ impl From<&LimitRefused> for Error {
         });
         if let Some(period) = excess.period {
             details["period"] = json!(period);
+            // What does not fit is often less than a cent.
+            details["exact"] = json!({
+                "allowed": exact(excess.allowed),
+                "spent": exact(excess.spent),
+                "reserved": exact(excess.reserved),
+                "requested": exact(excess.requested),
+            });
         }
         if let Some(resets_at) = excess.resets_at {
             details["resetsAt"] = json!(resets_at);

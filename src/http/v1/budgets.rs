@@ -43,16 +43,16 @@ pub(crate) struct NewBudget {
     #[schema(required = true, minimum = 0, maximum = 1_000_000_000_000_000_i64)]
     amount: Option<i64>,
     /// Needed where there is an amount.
-    #[schema(schema_with = currency)]
+    #[schema(schema_with = optional_currency)]
     currency: Option<Currency>,
     /// Over which it counts: the calendar day or month in UTC. Needed where there is an amount.
-    #[schema(schema_with = period)]
+    #[schema(schema_with = optional_period)]
     period: Option<CostPeriod>,
     /// Shares in percent, each once, whose crossing is an event. Default: 50, 80 and 100.
     #[schema(value_type = Option<Vec<i64>>, min_items = 0, max_items = 10)]
     thresholds: Option<Vec<Percent>>,
     /// `block` lets no work start that does not fit; `notify` tells it only. Default: `block`.
-    #[schema(schema_with = action)]
+    #[schema(schema_with = optional_action)]
     action: Option<Action>,
 }
 
@@ -252,6 +252,28 @@ fn period() -> Object {
 fn action() -> Object {
     let words = [Action::Block, Action::Notify].map(Action::as_str);
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
+}
+
+/// The schema of a budget's currency as it is set: null is as good as left out.
+fn optional_currency() -> Object {
+    or_null(currency())
+}
+
+/// The schema of a budget's period as it is set.
+fn optional_period() -> Object {
+    or_null(period())
+}
+
+/// The schema of an action as it is set.
+fn optional_action() -> Object {
+    or_null(action())
+}
+
+/// The schema of words, and of null.
+fn or_null(mut words: Object) -> Object {
+    words.schema_type = [Type::String, Type::Null].into_iter().collect();
+    words.enum_values.get_or_insert_default().push(Value::Null);
+    words
 }
 
 /// The schema of a scope.

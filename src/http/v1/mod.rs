@@ -9,7 +9,7 @@ pub(crate) mod definitions;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod limits;
-mod money;
+pub(super) mod money;
 pub(crate) mod providers;
 pub(crate) mod secrets;
 pub(crate) mod sessions;

@@ -130,6 +130,12 @@ async fn what_is_no_budget_is_told_field_by_field() {
     assert_eq!(thresholds(json!([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])).await, ["thresholds"]);
     assert_eq!(thresholds(json!(["50"])).await, ["thresholds.0"]);
     assert!(listed(&api).await.is_empty());
+    // Null is as good as left out, where nothing is needed.
+    let words =
+        json!({ "amount": null, "currency": null, "period": null, "action": null, "thresholds": null });
+    assert_eq!(set(&api, &words).await["limit"], Value::Null);
+    let needed = json!({ "amount": 1, "currency": null, "period": null, "action": null });
+    assert_eq!(fields(needed).await, ["currency", "period"]);
 }
 
 #[tokio::test]
@@ -184,6 +190,9 @@ async fn a_budget_that_is_used_up_pauses_runs_refuses_new_work_and_is_raised() {
         assert_eq!((&details["limit"], &details["period"]), (&json!(limit), &json!("day")));
         assert!(details["resetsAt"].as_str().unwrap().ends_with("T00:00:00.000Z"), "{details}");
         assert_eq!(details["allowed"], 0);
+        // Half a cent is none, rounded half-even; exactly, it does not fit.
+        assert_eq!((&details["requested"], &details["exact"]["requested"]), (&json!(0), &json!("0.005")));
+        assert_eq!(details["exact"]["allowed"], "0.00");
         api.act(&format!("/v1/agents/{id}/resume")).await.error(402, "session_limit_exceeded");
         set(&api, &budget(1_000)).await;
         api.act(&format!("/v1/agents/{id}/resume")).await.expect(200);
