@@ -36,6 +36,8 @@ const AGENTS: usize = 20;
 const CENTS: Range<u64> = 3..20;
 /// Refusals below which a run has shown nothing.
 const REFUSALS: u64 = 20;
+/// How long a session lives at most.
+const LIFE: Duration = Duration::from_secs(45);
 /// How long a reservation may stay open once its work is dead.
 const RELEASED: Duration = Duration::from_secs(60);
 
@@ -53,7 +55,7 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
     let spending = async {
         let spent =
-            join_all((0..sessions).map(|number| scene.session(number, run.random(number as u64)))).await;
+            join_all((0..sessions).map(|number| scene.sessions(number, run.random(number as u64)))).await;
         scene.over.store(true, Ordering::Relaxed);
         spent
     };
@@ -61,13 +63,13 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     findings.did("kills", killed?);
     let mut ids = vec![];
     for outcome in spent {
-        ids.push(outcome?);
+        ids.extend(outcome?);
     }
     scene.settle(&ids, &mut findings).await?;
     check(&place, &tenant, &mut findings).await?;
     let refusals = findings.work.get("refusals").copied().unwrap_or(0);
     findings.claim(refusals >= REFUSALS, || format!("only {refusals} refusals: the limits were hardly met"));
-    findings.did("spenders", (sessions * AGENTS) as u64);
+    findings.did("spenders", (ids.len() * AGENTS) as u64);
     findings.did("runs asked for", scene.spent.load(Ordering::Relaxed));
     place.stop().await?;
     Ok(findings)
@@ -103,20 +105,38 @@ impl Scene<'_> {
         unreachable!("it ends by the clock")
     }
 
-    /// A session with a limit, whose agents spend until time is up. The limit is changed now and then.
-    async fn session(&self, number: usize, mut random: fastrand::Rng) -> anyhow::Result<String> {
+    /// One session after the other, until time is up: what a session may spend is soon spent.
+    async fn sessions(&self, number: usize, mut random: fastrand::Rng) -> anyhow::Result<Vec<String>> {
+        let mut ids = vec![];
+        while Instant::now() < self.until {
+            let until = self.until.min(Instant::now() + LIFE);
+            ids.push(self.session((number, ids.len()), until, random.fork()).await?);
+        }
+        Ok(ids)
+    }
+
+    /// A session with a limit, whose agents spend until its time is up. The limit is changed now and then.
+    async fn session(
+        &self,
+        (number, life): (usize, usize),
+        until: Instant,
+        mut random: fastrand::Rng,
+    ) -> anyhow::Result<String> {
         let mut caller = Caller::new(&self.tenant.key);
         let period = ["session", "day", "month"][number % 3];
         let limit =
             |amount: u64| json!({ "maxCost": { "amount": amount, "currency": "usd", "period": period } });
         let body = json!({ "userId": format!("user_{}", number % 7), "limits": limit(random.u64(CENTS)) });
-        let create = Ask::post("/v1/sessions", Some(body)).once(format!("limits-{number}"));
+        let create = Ask::post("/v1/sessions", Some(body)).once(format!("limits-{number}-{life}"));
         let id = self.ask(&mut caller, number, &create).await?.1["id"].as_str().context("an id")?.to_owned();
         let choices: Vec<_> = std::iter::repeat_with(|| random.fork()).take(AGENTS).collect();
         let agents = choices.into_iter().enumerate();
-        let agents = agents.map(|(agent, random)| self.agent(&id, number * 1_000 + agent, random));
+        let agents = agents.map(|(agent, random)| {
+            let name = format!("{number}-{life}-{agent}");
+            self.agent(&id, name, until, random)
+        });
         let changing = async {
-            while Instant::now() < self.until {
+            while Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(2_500)).await;
                 let other = Some(limit(random.u64(CENTS)));
                 let change = Ask::new("PATCH", format!("/v1/sessions/{id}/limits"), other);
@@ -133,19 +153,25 @@ impl Scene<'_> {
     }
 
     /// An agent that is given one task after the other, and resumed when a limit has paused it.
-    async fn agent(&self, session: &str, number: usize, mut random: fastrand::Rng) -> anyhow::Result<()> {
+    async fn agent(
+        &self,
+        session: &str,
+        name: String,
+        until: Instant,
+        mut random: fastrand::Rng,
+    ) -> anyhow::Result<()> {
         let mut caller = Caller::new(&self.tenant.key);
         let model = json!({ "id": "claude-sonnet-4-20250514", "maxTokens": random.u32(100..2_000) });
         let body = json!({ "tools": ["web_search"], "model": model });
         let mut agent: Option<String> = None;
         for turn in 0_u64.. {
-            if Instant::now() >= self.until {
+            if Instant::now() >= until {
                 break;
             }
             let server = random.usize(..2);
             let Some(id) = agent.clone() else {
                 let create = Ask::post(format!("/v1/sessions/{session}/agents"), Some(body.clone()));
-                let create = create.once(format!("limits-agent-{number}-{turn}"));
+                let create = create.once(format!("limits-agent-{name}-{turn}"));
                 let (status, created) = self.ask(&mut caller, server, &create).await?;
                 match status {
                     201 => agent = created["id"].as_str().map(ToOwned::to_owned),
@@ -156,7 +182,7 @@ impl Scene<'_> {
             let run =
                 Ask::post(format!("/v1/agents/{id}/run"), Some(json!({ "task": format!("task {turn}") })));
             let (status, _) =
-                self.ask(&mut caller, server, &run.once(format!("limits-run-{number}-{turn}"))).await?;
+                self.ask(&mut caller, server, &run.once(format!("limits-run-{name}-{turn}"))).await?;
             self.spent.fetch_add(1, Ordering::Relaxed);
             if status != 202 {
                 // Running still, paused at the limit, or what it would cost does not fit.
