@@ -136,7 +136,7 @@ pub enum AggregateState {
 impl AggregateState {
     /// The format of the states in snapshots: a snapshot of another format is not read, but folded anew.
     /// To be raised with every change of a state's fields or of what `evolve` makes of an event.
-    pub const FORMAT: i32 = 5;
+    pub const FORMAT: i32 = 6;
 
     /// The state of an aggregate that nothing has happened to.
     #[must_use]

@@ -1,4 +1,6 @@
+use theazo_domain::agent::Resumed;
 use theazo_domain::agent_config::AgentConfig;
+use theazo_domain::charge::{Booking, Place};
 use theazo_domain::content::ContentRef;
 use theazo_domain::definition::{Archived, Versioned};
 use theazo_domain::event::Event;
@@ -180,6 +182,26 @@ fn a_default_that_is_removed_leaves_one_row_that_is_the_default() {
 }
 
 #[test]
+fn an_agent_that_waits_for_its_sandbox_changes_nothing_of_what_is_to_be_done() {
+    let place = Place {
+        agent_id: "agt_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(),
+        session_id: session(1),
+        user_id: user(),
+        organization_id: "org_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(),
+    };
+    let task_id = Some("task_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap());
+    let at = Timestamp::from_millis(1);
+    let resumed = |waits| {
+        let (asleep, slice_ms, rate, booking) = (false, 0, None, Booking::default());
+        Event::AgentResumed(Resumed { place, at, task_id, asleep, waits, slice_ms, rate, booking })
+    };
+    // The sandbox is still to be suspended, made or woken; the task is run once it is ready.
+    assert!(fold("work", &[resumed(true)]).iter().flatten().next().is_none());
+    let stages = fold("work", &[resumed(false)]);
+    assert_eq!(stages.iter().flatten().count(), 2);
+}
+
+#[test]
 fn the_epoch_goes_up_with_every_change_of_the_set() {
     let set: Vec<String> = ALL
         .iter()
@@ -197,7 +219,7 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "agents@1",
         "tasks@1",
         "execs@1",
-        "work@2",
+        "work@3",
         "providers@1",
         "ledger@1",
         "usage_totals@1",
@@ -209,5 +231,5 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "unconfirmed_calls@1",
         "unrated_usage@1",
     ];
-    assert_eq!((EPOCH, set), (7, expected.map(str::to_owned).to_vec()));
+    assert_eq!((EPOCH, set), (8, expected.map(str::to_owned).to_vec()));
 }

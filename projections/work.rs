@@ -59,7 +59,7 @@ impl Projection for Work {
     }
 
     fn version(&self) -> i32 {
-        2
+        3
     }
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {
@@ -82,6 +82,8 @@ impl Projection for Work {
                 todo.done(kind::RUN, event.place);
                 todo.put(kind::SUSPEND, event.place, None, now);
             }
+            // Whatever the sandbox is on its way to goes on, and the task when it is ready.
+            Event::AgentResumed(event) if event.waits => {}
             Event::AgentResumed(event) => {
                 todo.done(kind::SUSPEND, event.place);
                 if event.asleep {

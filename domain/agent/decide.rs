@@ -294,8 +294,10 @@ impl Existing {
                 }
                 Ok(events)
             }
-            Command::Suspended { sandbox, stored_bytes } if matches!(life.sandbox, Sandbox::Ready(_)) => {
-                let late = !matches!(life.pause, Pause::Paused(_));
+            Command::Suspended { sandbox, stored_bytes }
+                if matches!(life.sandbox, Sandbox::Ready(_) | Sandbox::Suspending(_)) =>
+            {
+                let late = life.ending.is_none() && !matches!(life.pause, Pause::Paused(_));
                 let (sandbox, stored_bytes) = (sandbox.clone(), *stored_bytes);
                 let mut events =
                     vec![Event::AgentSuspended(Suspended { place, sandbox, stored_bytes, late })];
@@ -307,13 +309,15 @@ impl Existing {
                     vec![Event::AgentWoken(Readied { place, sandbox: sandbox.clone(), task_id })];
                 // Nothing is stored but by what is measured from here on.
                 events.extend(life.keep(0, now));
-                if life.ending.is_none() && life.pause == Pause::No && life.lease.is_none() {
-                    events.push(life.start_compute(life.held_ms, now));
+                match life.pause {
+                    _ if life.ending.is_some() || life.lease.is_some() => {}
+                    Pause::No => events.push(life.start_compute(life.held_ms, now)),
+                    Pause::Requested(cause) | Pause::Paused(cause) => events.extend(life.paused(cause, now)),
                 }
                 Ok(events)
             }
             Command::Stored { bytes } => {
-                let measured = life.ending.is_none() && matches!(life.sandbox, Sandbox::Ready(_));
+                let measured = life.ending.is_none() && life.is_ready();
                 Ok(measured.then(|| life.keep(*bytes, now)).flatten().into_iter().collect())
             }
             Command::MeterStorage => Ok(life.meter_storage(now).into_iter().collect()),
@@ -351,13 +355,13 @@ impl Existing {
                     return Ok(vec![session.refused(place, Some(place.agent_id), "run", excess)]);
                 }
                 let (task_id, task) = (*task_id, task.clone());
-                let waits = !matches!(life.sandbox, Sandbox::Ready(_));
+                let waits = !life.is_ready();
                 Ok(vec![Event::TaskCreated(super::TaskCreated { place, task_id, task, waits })])
             }
             Command::StartExec { exec_id, language, code } => {
                 let session = self.may_begin(facts)?;
-                if !matches!(life.sandbox, Sandbox::Ready(_)) {
-                    return Err(self.conflict());
+                if !life.is_ready() {
+                    return Err(self.unready());
                 }
                 let need = need(life.computes_for_nothing());
                 if let Some(excess) = session.cost_excess(&facts.payers, need, facts.now) {
@@ -400,6 +404,11 @@ impl Existing {
     pub(super) fn conflict(&self) -> Refusal {
         let status = self.life.status().as_str();
         Refusal::Conflict(format!("{} is {status}", self.life.place.agent_id))
+    }
+
+    /// That nothing can begin, since the sandbox is being made, suspended or woken.
+    pub(super) fn unready(&self) -> Refusal {
+        Refusal::Conflict(format!("the sandbox of {} is not ready", self.life.place.agent_id))
     }
 
     /// The next piece of work does not fit: the agent pauses as soon as what is in flight has ended.

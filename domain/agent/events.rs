@@ -130,6 +130,10 @@ pub struct Resumed {
     /// Whether the sandbox has to be woken.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asleep: bool,
+    /// Whether the sandbox is on its way to somewhere: it is still being suspended, to be woken then, or being made or
+    /// woken already. The task goes on when it is ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
     /// Milliseconds of compute that are held ahead.
     #[serde(default)]
     pub slice_ms: i64,

@@ -71,6 +71,8 @@ pub enum Sandbox {
     Unmade,
     /// Code can run in it.
     Ready(String),
+    /// It is being suspended: nothing begins in it any more until it was woken.
+    Suspending(String),
     /// It was suspended.
     Asleep(String),
     /// It and all that it held is gone.
@@ -170,6 +172,22 @@ impl Life {
         }
     }
 
+    /// Whether code can run in the sandbox.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        matches!(self.sandbox, Sandbox::Ready(_))
+    }
+
+    /// Whether the sandbox is being made or woken. A pause waits for that: what is half awake cannot be suspended.
+    const fn is_coming(&self) -> bool {
+        match self.sandbox {
+            Sandbox::Unmade => true,
+            // Only in logs of the time before resumed agents waited is one suspended whose compute is paid for.
+            Sandbox::Asleep(_) => self.lease.is_none(),
+            _ => false,
+        }
+    }
+
     /// Milliseconds of compute that are held ahead: of what has not begun, or of what is being used.
     #[must_use]
     pub fn held_ahead_ms(&self) -> i64 {
@@ -182,6 +200,7 @@ impl Life {
         match event {
             Event::AgentProvisioned(readied) | Event::AgentWoken(readied) => {
                 self.sandbox = Sandbox::Ready(readied.sandbox.clone());
+                self.lull();
             }
             Event::AgentSuspended(suspended) => self.sandbox = Sandbox::Asleep(suspended.sandbox.clone()),
             Event::AgentFailed(_) => self.end(Ending::Failed),
@@ -189,8 +208,17 @@ impl Life {
             Event::StorageMetered(metered) => self.kept = Kept::after(metered),
             Event::AgentReleased(_) => self.sandbox = Sandbox::Gone,
             Event::AgentPauseRequested(requested) => self.pause = Pause::Requested(requested.cause),
-            Event::AgentPaused(paused) => self.pause = Pause::Paused(paused.cause),
-            Event::AgentResumed(_) => self.pause = Pause::No,
+            Event::AgentPaused(paused) => {
+                self.pause = Pause::Paused(paused.cause);
+                self.lull();
+            }
+            Event::AgentResumed(resumed) => {
+                self.pause = Pause::No;
+                // Logs of the time before resumed agents waited have some that went on in such a sandbox.
+                if let (Sandbox::Suspending(sandbox), false) = (&self.sandbox, resumed.waits) {
+                    self.sandbox = Sandbox::Ready(sandbox.clone());
+                }
+            }
             Event::TaskCreated(created) => {
                 self.task = Some(created.task_id);
                 self.task_cost = Decimal::ZERO;
@@ -214,6 +242,13 @@ impl Life {
                 self.in_flight = self.in_flight.saturating_sub(1);
             }
             _ => {}
+        }
+    }
+
+    /// The sandbox of a paused agent is suspended next.
+    fn lull(&mut self) {
+        if let (Sandbox::Ready(sandbox), Pause::Paused(_)) = (&self.sandbox, self.pause) {
+            self.sandbox = Sandbox::Suspending(sandbox.clone());
         }
     }
 
@@ -254,7 +289,7 @@ impl Life {
     pub fn pause(&self, cause: Cause, now: Timestamp) -> Vec<Event> {
         match (self.ending, self.pause) {
             (Some(_), _) | (_, Pause::Requested(_) | Pause::Paused(_)) => vec![],
-            _ if self.in_flight > 0 || self.sandbox == Sandbox::Unmade => {
+            _ if self.in_flight > 0 || self.is_coming() => {
                 vec![Event::AgentPauseRequested(PauseRequested { place: self.place, cause })]
             }
             _ => self.paused(cause, now),
@@ -265,10 +300,7 @@ impl Life {
     #[must_use]
     pub fn landed(&self, left: u32, now: Timestamp) -> Vec<Event> {
         match (self.ending, self.pause) {
-            // While the sandbox is being made the pause waits for that.
-            (None, Pause::Requested(cause)) if left == 0 && self.sandbox != Sandbox::Unmade => {
-                self.paused(cause, now)
-            }
+            (None, Pause::Requested(cause)) if left == 0 && !self.is_coming() => self.paused(cause, now),
             _ => vec![],
         }
     }
@@ -285,26 +317,29 @@ impl Life {
         events
     }
 
-    /// Lets a paused agent go on, with this much held for compute and so many milliseconds of it, at this rate.
+    /// Lets a paused agent go on, with this much held for compute and so many milliseconds of it, at this rate. Where its
+    /// sandbox is still being suspended it waits until that is done and it was woken.
     #[must_use]
     pub fn resume(&self, (held, slice_ms): (Decimal, i64), rate: &Rate, now: Timestamp) -> Vec<Event> {
         let asleep = matches!(self.sandbox, Sandbox::Asleep(_));
+        let waits = matches!(self.sandbox, Sandbox::Suspending(_));
         let booking = Booking::reserving(held);
         let (place, task_id) = (self.place, self.task);
         let rate = self.new_rate(rate);
-        let resumed = Resumed { place, at: now, task_id, asleep, slice_ms, rate, booking };
+        let resumed = Resumed { place, at: now, task_id, asleep, waits, slice_ms, rate, booking };
         let mut events = vec![Event::AgentResumed(resumed)];
-        if !asleep {
+        if self.is_ready() {
             events.push(self.start_compute(slice_ms, now));
         }
         events
     }
 
-    /// Takes back a pause that has not come about.
+    /// Takes back a pause that has not come about. What waited for the sandbox still does.
     #[must_use]
     pub fn unpause(&self, now: Timestamp) -> Vec<Event> {
         let (place, task_id, booking) = (self.place, self.task, Booking::default());
-        let resumed = Resumed { place, at: now, task_id, asleep: false, slice_ms: 0, rate: None, booking };
+        let (asleep, waits) = (false, !self.is_ready());
+        let resumed = Resumed { place, at: now, task_id, asleep, waits, slice_ms: 0, rate: None, booking };
         vec![Event::AgentResumed(resumed)]
     }
 

@@ -54,7 +54,7 @@ struct Task {
     epoch: u64,
     /// Running time before the present stretch.
     run_ms: i64,
-    /// When the present stretch began; none before the first claim and while the agent is paused.
+    /// When the present stretch began; none before the first claim, and from a pause until the next.
     running_since: Option<Timestamp>,
     /// Calls of tools that are open.
     tools: Vec<OpenTool>,

@@ -126,6 +126,9 @@ impl Existing {
                 events.extend(self.life.landed(self.life.in_flight.saturating_sub(closed), facts.now));
                 Ok(events)
             }
+            // It is claimed when the sandbox is ready.
+            Pause::No if !self.life.is_ready() && events.is_empty() => Err(self.unready()),
+            Pause::No if !self.life.is_ready() => Ok(events),
             Pause::No => {
                 let epoch = task.epoch + 1;
                 events.push(Event::TaskClaimed(TaskClaimed { place, task_id, epoch, at: facts.now }));
@@ -281,11 +284,13 @@ impl Existing {
         })
     }
 
-    /// The same, if the agent does not pause.
+    /// The same, if the agent does not pause and has not paused since: whoever goes on then claims the task anew, and finds
+    /// the sandbox where it is by then.
     fn running(&self, epoch: u64) -> Result<&Task, Refusal> {
-        match self.life.pause {
-            Pause::No => self.claimed(epoch),
-            Pause::Requested(_) | Pause::Paused(_) => Err(self.conflict()),
+        let task = self.claimed(epoch)?;
+        match (self.life.pause, task.running_since) {
+            (Pause::No, Some(_)) => Ok(task),
+            _ => Err(self.conflict()),
         }
     }
 }

@@ -286,6 +286,16 @@ pub async fn work(scope: Scope<'_>, kind: &str, subject: &str) -> Result<Option<
     Ok(Some(Work { agent_id: typed(row.get(0))?, session_id: typed(row.get(1))?, task_id }))
 }
 
+/// Whether the sandbox of an agent that goes on is still being suspended or woken, so that no code can run in it yet.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn is_waking(scope: Scope<'_>, id: AgentId) -> Result<bool, Error> {
+    let sql = "select 1 from work where tenant_id = $1 and build = live_build($1, 'work')
+        and kind in ('suspend', 'wake') and subject = $2 limit 1";
+    Ok(scope.query_optional(sql, &[&id.to_string()]).await?.is_some())
+}
+
 /// Whether agents of a provider have ended whose sandboxes are still to be removed.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Sandboxes: made, suspended, woken and removed as the log says.
 
-use theazo_domain::agent::Command;
+use theazo_domain::agent::{Command, Status};
 use theazo_domain::id::AgentId;
 
 use super::{Desk, Done};
@@ -41,7 +41,11 @@ pub(super) async fn suspend(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, F
         Err(Error::Gone) => failed(&Error::Gone),
         Err(error) => {
             tracing::warn!(%error, %agent_id, "a sandbox could not be suspended");
-            return Ok(Done::Later);
+            // An agent that goes on does not wait for what its provider refuses: its sandbox is woken as it is.
+            if matches!(error, Error::Unavailable(_)) || agent.status == Status::Paused {
+                return Ok(Done::Later);
+            }
+            Command::Suspended { sandbox: handle.0, stored_bytes: 0 }
         }
     };
     let _ = desk.tell(agent_id, command, vec![]).await?;

@@ -186,8 +186,10 @@ fn a_new_rate_is_that_of_the_pieces_that_begin_under_it() {
     let managed =
         Rate { price: Some(Price { amount: Decimal::from(18), per: 60_000 }), rate_card: "3".into() };
     let rates = ComputeRates { managed, ..rates };
+    world.tell(&Command::Suspended { sandbox: "asleep".into(), stored_bytes: 0 }).unwrap();
     world.tell(&Command::Resume(rates)).unwrap();
     assert_eq!(world.account().reserved(), Decimal::from(18));
+    world.tell(&Command::Woken { sandbox: "awake".into() }).unwrap();
     world.now_ms += 10_000;
     let events = world.tell(&Command::Pause).unwrap();
     assert_eq!(cost(events[1..].to_vec()), [(Decimal::from(3), "3".to_owned())]);

@@ -1,4 +1,5 @@
 mod later;
+mod sandbox;
 
 use proptest::prelude::*;
 use rust_decimal::Decimal;
@@ -271,8 +272,10 @@ fn a_pause_waits_for_what_is_in_flight_and_the_task_stays_open() {
     assert_eq!(kinds(&events), ["tool.finished", "agent.paused", "compute.stopped"]);
     assert_eq!(world.account().reserved(), Decimal::ZERO);
     assert!(world.tell(&open(epoch, 1)).is_err() && world.claim(1).is_none());
-    let events = world.tell(&Command::Resume(compute_rates())).unwrap();
-    assert_eq!(kinds(&events), ["agent.resumed", "compute.started"]);
+    world.tell(&Command::Suspended { sandbox: "asleep".into(), stored_bytes: 0 }).unwrap();
+    assert_eq!(kinds(&world.tell(&Command::Resume(compute_rates())).unwrap()), ["agent.resumed"]);
+    let events = world.tell(&Command::Woken { sandbox: "awake".into() }).unwrap();
+    assert_eq!(kinds(&events), ["agent.woken", "compute.started"]);
     assert_eq!(world.claim(1), Some(epoch + 1));
 }
 
@@ -364,7 +367,7 @@ fn minutes_of_compute_pause_the_session_at_their_limit() {
     let more = session::LimitsPatch { max_compute_minutes: Some(Some(2)), ..session::LimitsPatch::default() };
     world.ask(&session::Command::ChangeLimits(more)).unwrap();
     let resumed = world.ask(&resume).unwrap();
-    assert_eq!(kinds(&resumed), ["session.resumed", "agent.resumed", "compute.started"]);
+    assert_eq!(kinds(&resumed), ["session.resumed", "agent.resumed"]);
 }
 
 #[test]
@@ -410,6 +413,17 @@ fn command() -> impl Strategy<Value = Command> {
         (0..4_u64, number.clone()).prop_map(|(epoch, tool)| start_tool(epoch, tool)),
         (0..4_u64, number.clone()).prop_map(|(epoch, tool)| finish_tool(epoch, tool)),
         (0..4_u64).prop_map(|epoch| Command::CompleteTask { epoch, output: content() }),
+        number.clone().prop_map(|exec| Command::StartExec {
+            exec_id: ExecId::from_ulid(ulid(exec)),
+            language: "bash".into(),
+            code: content(),
+        }),
+        number.clone().prop_map(|exec| Command::FinishExec {
+            exec_id: ExecId::from_ulid(ulid(exec)),
+            outcome: ExecOutcome::Finished,
+            result: None,
+            duration_ms: 1,
+        }),
         Just(Command::Suspended { sandbox: "asleep".into(), stored_bytes: 1 }),
         Just(Command::Woken { sandbox: "awake".into() }),
         Just(Command::Terminate),
@@ -431,7 +445,13 @@ proptest! {
             if tick {
                 let _ = world.ask(&session::Command::TickCompute(agent_id(), compute_rates()));
             }
+            let is_ready = world.agent.life().unwrap().is_ready();
             let begun = world.tell(&command).unwrap_or_default();
+            let begins = |event: &Event| {
+                let kind = event.write().kind;
+                ["task.claimed", "model.call_opened", "tool.started", "exec.started"].contains(&kind.as_str())
+            };
+            prop_assert!(is_ready || !begun.iter().any(begins), "{:?}", begun);
             let now = Timestamp::from_millis(world.now_ms);
             let (spent, reserved) = (world.account().spent(CostPeriod::Session, now), world.account().reserved());
             prop_assert!(reserved >= Decimal::ZERO);

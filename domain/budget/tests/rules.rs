@@ -169,7 +169,10 @@ fn an_agent_that_pauses_before_it_was_woken_holds_nothing() {
     for _ in 0..2 {
         world.tell(0, agent::Command::Resume(rates())).unwrap();
         let events = world.tell(0, agent::Command::Pause).unwrap();
-        assert_eq!(kinds(&events), ["agent.paused", "compute.stopped"]);
+        assert_eq!(kinds(&events), ["agent.pause_requested"]);
+        let events = world.tell(0, agent::Command::Woken { sandbox: "awake".into() }).unwrap();
+        assert_eq!(kinds(&events)[2..], ["agent.paused", "compute.stopped"]);
+        world.tell(0, agent::Command::Suspended { sandbox: "asleep".into(), stored_bytes: 1 }).unwrap();
         let (_, held) =
             world.told(Subject::Session(session_id(0)), CostPeriod::Session, world.now(), world.log.len());
         assert_eq!(held, Decimal::ZERO);

@@ -84,7 +84,7 @@ pub(crate) async fn exec(
 ) -> Result<Response, Error> {
     let named = body.lang.or(body.language).and_then(|name| Language::named(&name));
     let language = named.ok_or_else(|| Error::field("lang", "required", "is required"))?;
-    let agent = ready(&edge, &writer, agent_id).await?;
+    ready(&edge, &writer, agent_id).await?;
     let exec_id = ExecId::from_ulid(edge.new_ulid());
     let (content, code) = edge.content(body.code.clone());
     let command = agent::Command::StartExec { exec_id, language: language.as_str().to_owned(), code };
@@ -106,7 +106,8 @@ pub(crate) async fn exec(
         (200, true) => recorded(&edge, &writer, &answered.answer).await,
         (200, false) => {
             // It goes on to its end also when the caller goes away.
-            let run = Run { edge, caller: writer.into_caller(), agent, exec_id, language, code: body.code };
+            let run =
+                Run { edge, caller: writer.into_caller(), agent_id, exec_id, language, code: body.code };
             let ended = tokio::spawn(run.finish()).await;
             ended.map_err(|_| Error::internal("a program's run ended without an answer"))?
         }
@@ -114,21 +115,26 @@ pub(crate) async fn exec(
     }
 }
 
-/// The agent, once its sandbox is ready.
-async fn ready(edge: &Edge, caller: &Caller, id: AgentId) -> Result<read::agent::Agent, Error> {
+/// Waits while the agent's sandbox is made, or woken after a pause.
+async fn ready(edge: &Edge, caller: &Caller, id: AgentId) -> Result<(), Error> {
     let mut reader = edge.app.log.follow(caller.tenant, None).await?;
     let waiting = async {
         loop {
-            let agent = read::agent::get(edge.app.log.scope(caller.tenant.id), id).await?;
-            let agent = agent.ok_or_else(|| missing(id))?;
-            if agent.status != Status::Provisioning {
-                return Ok(agent);
+            let scope = edge.app.log.scope(caller.tenant.id);
+            let agent = read::agent::get(scope, id).await?.ok_or_else(|| missing(id))?;
+            let waits = match agent.status {
+                Status::Provisioning => true,
+                Status::Idle | Status::Running => read::agent::is_waking(scope, id).await?,
+                _ => false,
+            };
+            if !waits {
+                return Ok(());
             }
             reader.next().await?;
         }
     };
     match tokio::time::timeout(config::EXEC_LIMIT, waiting).await {
-        Ok(agent) => agent,
+        Ok(ready) => ready,
         Err(_) => Err(Error::Timeout("The agent was not ready in time.".to_owned())),
     }
 }
@@ -158,7 +164,7 @@ async fn recorded(edge: &Edge, caller: &Caller, kept: &Answer) -> Result<Respons
 struct Run {
     edge: Edge,
     caller: Caller,
-    agent: read::agent::Agent,
+    agent_id: AgentId,
     exec_id: ExecId,
     language: Language,
     code: String,
@@ -170,8 +176,12 @@ impl Run {
         let (language, code) = (self.language, self.code.clone());
         let asked = Asked { language, code, timeout: config::EXEC_LIMIT };
         let running = async {
-            let secrets = Secrets::of(desk, &self.agent).await?;
-            run_program(desk, &self.agent, &secrets, asked).await
+            // Read now that the start is in the log: from there on its sandbox stays where it is.
+            let agent = read::agent::get(desk.scope(), self.agent_id).await;
+            let unread = |error| compute::Error::Unavailable(format!("the agent cannot be read: {error}"));
+            let agent = agent.map_err(unread)?.ok_or(compute::Error::Gone)?;
+            let secrets = Secrets::of(desk, &agent).await?;
+            run_program(desk, &agent, &secrets, asked).await
         };
         let limit = config::EXEC_LIMIT + config::COMPUTE_RUN_GRACE;
         let ended = tokio::time::timeout(limit, running).await;
@@ -200,7 +210,7 @@ impl Run {
         let body = result.map(|result| serde_json::to_string(result).expect("a result is plain data"));
         let (content, result) = body.map(|body| Content::new(now, body)).unzip();
         let command = agent::Command::FinishExec { exec_id: self.exec_id, outcome, result, duration_ms };
-        match desk.tell(self.agent.id, command, content.into_iter().collect()).await? {
+        match desk.tell(self.agent_id, command, content.into_iter().collect()).await? {
             Ok(_) | Err(Refusal::Conflict(_)) => {}
             Err(refusal) => return Err(Error::from(&refusal)),
         }

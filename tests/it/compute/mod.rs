@@ -3,6 +3,7 @@
 mod docker;
 mod e2b;
 mod fly;
+mod pauses;
 mod runs;
 mod webhook;
 

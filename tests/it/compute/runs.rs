@@ -1,7 +1,9 @@
 //! Agents at vendors, from the API through the workers to the vendor and back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use theazo::clock::{Clock, SystemClock};
 use theazo::providers::compute::New;
@@ -17,12 +19,13 @@ use crate::support::site::Site;
 use crate::support::vendors::docker::Docker;
 use crate::support::vendors::e2b::E2b;
 use crate::support::vendors::fly::Fly;
+use crate::support::vendors::webhook::{Receiver, Webhook};
 use crate::support::vendors::{Fault, Wire};
 use crate::support::wait::until_async;
 
 /// A vendor, and what it says where it refuses.
-struct Place {
-    wire: Wire,
+pub(super) struct Place {
+    pub(super) wire: Wire,
     name: &'static str,
     credentials: Value,
     vendors: Vendors,
@@ -34,7 +37,7 @@ struct Place {
     _server: Box<dyn std::any::Any>,
 }
 
-async fn docker() -> Place {
+pub(super) async fn docker() -> Place {
     let server = Docker::default();
     let wire = Wire::serve(server.clone()).await;
     let vendors = Vendors { docker: wire.url().parse().unwrap(), ..Vendors::default() };
@@ -86,6 +89,24 @@ async fn fly() -> Place {
     }
 }
 
+async fn webhook() -> Place {
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let key = STANDARD.decode(&secret[6..]).unwrap();
+    let state = Arc::<Mutex<Receiver>>::default();
+    let now_s = SystemClock.now().millis() / 1_000;
+    let wire = Wire::serve(Webhook { key, now_s, state: Arc::clone(&state) }).await;
+    let credentials = json!({ "url": format!("{}/compute", wire.url()), "secret": secret });
+    Place {
+        wire,
+        name: "webhook",
+        credentials,
+        vendors: Vendors::default(),
+        refusal: ("POST", r#"{"error":{"code":"refused","message":"no more"}}"#, "no more"),
+        held: Box::new(move || state.lock().unwrap().sandboxes.len()),
+        _server: Box::new(()),
+    }
+}
+
 /// A model that writes a file by a program, reads it with a tool, and says what was in it.
 async fn model() -> ModelServer {
     let code = r#"{"lang":"python","code":"import os; open('n.txt', 'w').write(str(6 * 7)); print(os.environ['THEAZO_AGENT_ID'])"}"#;
@@ -98,7 +119,7 @@ async fn model() -> ModelServer {
 }
 
 /// An agent that was created, once it stands so.
-async fn stands(api: &Api, agent: &str, status: &str) -> Value {
+pub(super) async fn stands(api: &Api, agent: &str, status: &str) -> Value {
     until_async("the agent to stand so", async || {
         let shown = api.get(&format!("/v1/agents/{agent}")).await.expect(200);
         (shown["status"] == status).then_some(shown)
@@ -106,14 +127,21 @@ async fn stands(api: &Api, agent: &str, status: &str) -> Value {
     .await
 }
 
-async fn lives(place: Place) {
-    let models = model().await;
-    let settings = Settings { vendors: place.vendors.clone(), ..Settings::default() };
-    let site = Site::working_with(Some(&models), settings).await;
+/// Servers whose admin has this provider as the default.
+pub(super) async fn site(place: &Place, models: Option<&ModelServer>) -> (Arc<Site>, Api) {
+    let allowed_networks = vec!["127.0.0.0/8".parse().unwrap()];
+    let settings = Settings { vendors: place.vendors.clone(), allowed_networks, ..Settings::default() };
+    let site = Site::working_with(models, settings).await;
     let api = site.admin().await;
     let provider = json!({ "provider": place.name, "credentials": place.credentials, "isDefault": true });
     let configured = api.post("/v1/providers", &provider).await.expect(201);
     assert_eq!(configured["status"], "active", "{configured}");
+    (site, api)
+}
+
+async fn lives(place: Place) {
+    let models = model().await;
+    let (site, api) = site(&place, Some(&models)).await;
     let session = api.session("user_1").await;
     let path = format!("/v1/sessions/{session}/agents");
     let created = api.post(&path, &json!({ "tools": ["run_code", "read_file"] })).await.expect(201);
@@ -139,11 +167,7 @@ async fn lives(place: Place) {
     api.act(&format!("/v1/agents/{id}/pause")).await.expect(200);
     exec("true").await.error(409, "conflict");
     api.act(&format!("/v1/agents/{id}/resume")).await.expect(200);
-    until_async("the files to be back", async || {
-        let ran = exec("cat n.txt").await;
-        (ran.status == 200).then(|| assert_eq!(ran.json()["stdout"], "42"))
-    })
-    .await;
+    assert_eq!(exec("cat n.txt").await.expect(200)["stdout"], "42");
     api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
     let gone = async || ((place.held)() == 0).then_some(());
     until_async("the sandbox to go", gone).await;
@@ -214,6 +238,22 @@ async fn an_agent_lives_and_works_at_e2b() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_lives_and_works_at_fly() {
     lives(fly().await).await;
+}
+
+/// Where programs are not really run: only what becomes of the sandboxes is seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_left_behind_a_webhook_is_found_and_what_is_used_is_not_touched() {
+    let place = webhook().await;
+    let (site, api) = site(&place, None).await;
+    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
+    let created = api.post(&path, &json!({})).await.expect(201);
+    let id = created["id"].as_str().unwrap();
+    stands(&api, id, "idle").await;
+    assert_eq!((place.held)(), 1);
+    api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
+    until_async("the sandbox to go", async || ((place.held)() == 0).then_some(())).await;
+    left_behind(&site, &api, &place, (&path, id)).await;
+    place.wire.satisfied();
 }
 
 /// A vendor does not remove the sandbox of an agent that has ended when it is first asked; it is asked again while the

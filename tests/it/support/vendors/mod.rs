@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
 
 /// Both directions of a connection.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -118,6 +119,17 @@ pub(crate) enum Fault {
     CutBefore,
     /// It does what was asked, and the connection is closed amid the answer.
     CutAfter,
+    /// It does what was asked, and answers, when it is let.
+    Held(Arc<Gate>),
+}
+
+/// Where a request waits until it is let.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// Somebody stands before it.
+    pub(crate) reached: Notify,
+    /// Whoever stands before it goes on.
+    pub(crate) opened: Notify,
 }
 
 /// A vendor.
@@ -197,6 +209,13 @@ impl Wire {
         self.state.faults.lock().unwrap().push_back((at.to_owned(), fault));
     }
 
+    /// The next request whose `METHOD /path` holds this waits at the gate.
+    pub(crate) fn hold(&self, at: &str) -> Arc<Gate> {
+        let gate = Arc::new(Gate::default());
+        self.fault(at, Fault::Held(Arc::clone(&gate)));
+        gate
+    }
+
     /// The requests that came, as `METHOD /path`, since the last time this was asked.
     pub(crate) fn seen(&self) -> Vec<String> {
         std::mem::take(&mut *self.state.seen.lock().unwrap())
@@ -232,6 +251,11 @@ async fn converse(stream: Box<dyn Duplex>, state: Arc<State>) {
     };
     let mut answer = match &fault {
         Some(Fault::CutBefore) => return,
+        Some(Fault::Held(gate)) => {
+            gate.reached.notify_one();
+            gate.opened.notified().await;
+            state.vendor.answer(request).await
+        }
         Some(Fault::Status(status, headers, body)) => {
             Answer { headers: headers.clone(), ..Answer::new(*status, "application/json", body.as_bytes()) }
         }

@@ -1,0 +1,155 @@
+//! A sandbox on its way: made, suspended or woken, with what waits for that.
+
+use super::*;
+
+fn suspended() -> Command {
+    Command::Suspended { sandbox: "asleep".into(), stored_bytes: 1 }
+}
+
+fn woken() -> Command {
+    Command::Woken { sandbox: "awake".into() }
+}
+
+fn exec(number: u64) -> Command {
+    Command::StartExec { exec_id: ExecId::from_ulid(ulid(number)), language: "bash".into(), code: content() }
+}
+
+/// What a worker or a caller could begin.
+fn beginnings(epoch: u64) -> [Command; 4] {
+    [Command::Claim { task_id: task_id(1) }, open(epoch, 1), start_tool(epoch, 1), exec(1)]
+}
+
+fn nothing_begins(world: &mut World, epoch: u64) {
+    for command in beginnings(epoch) {
+        let refused = world.tell(&command);
+        assert!(matches!(refused, Err(Refusal::Conflict(_))), "{command:?}: {refused:?}");
+    }
+}
+
+fn has(events: &[Event], kind: &str) -> bool {
+    kinds(events).iter().any(|has| has == kind)
+}
+
+fn resumed(events: &[Event]) -> &Resumed {
+    let found = events.iter().find_map(|event| match event {
+        Event::AgentResumed(resumed) => Some(resumed),
+        _ => None,
+    });
+    found.expect("it was resumed")
+}
+
+#[test]
+fn an_agent_that_is_resumed_while_its_sandbox_is_being_suspended_waits_until_it_was_woken() {
+    let mut world = World::ready(Limits::default());
+    let stale = world.running(1);
+    world.tell(&Command::Pause).unwrap();
+    let events = world.tell(&Command::Resume(compute_rates())).unwrap();
+    assert_eq!(kinds(&events), ["agent.resumed"]);
+    assert!(resumed(&events).waits && !resumed(&events).asleep);
+    assert_eq!(world.status(), Status::Running);
+    nothing_begins(&mut world, stale);
+    let events = world.tell(&suspended()).unwrap();
+    assert!(matches!(&events[0], Event::AgentSuspended(suspended) if suspended.late), "{events:?}");
+    nothing_begins(&mut world, stale);
+    let events = world.tell(&woken()).unwrap();
+    assert!(has(&events, "compute.started"), "{events:?}");
+    // The worker of before the pause does not know where the sandbox is now.
+    assert!(world.tell(&start_tool(stale, 1)).is_err());
+    assert_eq!(world.claim(1), Some(stale + 1));
+    world.tell(&exec(2)).unwrap();
+}
+
+#[test]
+fn a_task_that_is_given_while_the_sandbox_is_being_suspended_waits_too() {
+    let mut world = World::ready(Limits::default());
+    for command in [Command::Pause, Command::Resume(compute_rates()), run(1)] {
+        world.tell(&command).unwrap();
+    }
+    let Some(Event::TaskCreated(created)) = world.log.last() else { panic!("{:?}", world.log) };
+    assert!(created.waits);
+    nothing_begins(&mut world, 1);
+    world.tell(&suspended()).unwrap();
+    let events = world.tell(&woken()).unwrap();
+    let Event::AgentWoken(readied) = &events[0] else { panic!("{events:?}") };
+    assert_eq!(readied.task_id, Some(task_id(1)));
+    assert_eq!(world.claim(1), Some(1));
+}
+
+#[test]
+fn an_agent_that_pauses_again_while_its_sandbox_is_being_suspended_stays_suspended() {
+    let mut world = World::ready(Limits::default());
+    for command in [Command::Pause, Command::Resume(compute_rates())] {
+        world.tell(&command).unwrap();
+    }
+    assert_eq!(world.account().reserved(), Decimal::from(6));
+    assert_eq!(kinds(&world.tell(&Command::Pause).unwrap()), ["agent.paused", "compute.stopped"]);
+    assert_eq!(world.account().reserved(), Decimal::ZERO);
+    let events = world.tell(&suspended()).unwrap();
+    assert!(matches!(&events[0], Event::AgentSuspended(suspended) if !suspended.late), "{events:?}");
+    assert!(resumed(&world.tell(&Command::Resume(compute_rates())).unwrap()).asleep);
+}
+
+#[test]
+fn a_pause_waits_for_a_sandbox_that_is_being_woken() {
+    let mut world = World::ready(Limits::default());
+    for command in [run(1), Command::Pause, suspended(), Command::Resume(compute_rates())] {
+        world.tell(&command).unwrap();
+    }
+    assert_eq!(kinds(&world.tell(&Command::Pause).unwrap()), ["agent.pause_requested"]);
+    assert_eq!(world.status(), Status::Pausing);
+    let events = world.tell(&woken()).unwrap();
+    assert!(has(&events, "agent.paused") && !has(&events, "compute.started"), "{events:?}");
+    assert_eq!((world.status(), world.account().reserved()), (Status::Paused, Decimal::ZERO));
+    nothing_begins(&mut world, 1);
+}
+
+#[test]
+fn a_task_waits_for_its_sandbox_also_where_a_pause_was_taken_back() {
+    // While the sandbox is being made.
+    let mut world = World::unready(Limits::default());
+    world.tell(&run(1)).unwrap();
+    world.ask(&session::Command::Pause).unwrap();
+    assert_eq!(world.status(), Status::Pausing);
+    let events = world.ask(&session::Command::Resume(compute_rates())).unwrap();
+    assert!(resumed(&events).waits, "{events:?}");
+    nothing_begins(&mut world, 1);
+    let events = world.tell(&Command::Provisioned { sandbox: "here".into() }).unwrap();
+    let Event::AgentProvisioned(readied) = &events[0] else { panic!("{events:?}") };
+    assert_eq!(readied.task_id, Some(task_id(1)));
+    assert_eq!(world.claim(1), Some(1));
+    // While it is being woken.
+    for command in [Command::Pause, suspended(), Command::Resume(compute_rates())] {
+        world.tell(&command).unwrap();
+    }
+    world.ask(&session::Command::Pause).unwrap();
+    let events = world.ask(&session::Command::Resume(compute_rates())).unwrap();
+    assert!(resumed(&events).waits && !resumed(&events).asleep, "{events:?}");
+    nothing_begins(&mut world, 1);
+    let events = world.tell(&woken()).unwrap();
+    assert!(has(&events, "compute.started"), "{events:?}");
+    assert_eq!(world.claim(1), Some(2));
+}
+
+#[test]
+fn a_log_of_the_time_before_resumed_agents_waited_says_that_its_sandbox_is_ready() {
+    let mut world = World::ready(Limits::default());
+    world.tell(&Command::Pause).unwrap();
+    let events = world.tell(&Command::Resume(compute_rates())).unwrap();
+    let before = Resumed { waits: false, ..resumed(&events).clone() };
+    world.happen(vec![Event::AgentResumed(before)]);
+    assert!(world.tell(&exec(1)).is_ok());
+    // It was suspended all the same, as it was then.
+    let events = world.tell(&suspended()).unwrap();
+    assert!(matches!(&events[0], Event::AgentSuspended(suspended) if suspended.late), "{events:?}");
+}
+
+#[test]
+fn what_is_suspended_after_its_agent_has_ended_is_not_woken() {
+    let mut world = World::ready(Limits::default());
+    for command in [Command::Pause, Command::Resume(compute_rates()), Command::Terminate] {
+        world.tell(&command).unwrap();
+    }
+    let events = world.tell(&suspended()).unwrap();
+    assert!(matches!(&events[..], [Event::AgentSuspended(suspended)] if !suspended.late), "{events:?}");
+    assert_eq!(world.account().reserved(), Decimal::ZERO);
+}
