@@ -139,6 +139,24 @@ impl Api {
     }
 }
 
+/// Does something again, a few times, while its provider is not available. Only what does no harm a second time may be
+/// done so.
+pub(super) async fn repeatedly<T, F>(what: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut failures = 0;
+    loop {
+        match what().await {
+            Err(Error::Unavailable(_)) if failures < config::COMPUTE_REPEATS => {
+                failures += 1;
+                sleep(config::COMPUTE_REST * failures).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Why and how long to rest before a call is made again.
 enum Rest {
     /// The vendor says that it is to be made again, and mostly when.

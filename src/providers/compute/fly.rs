@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::api::{Answer, Api, Manner};
+use super::api::{Answer, Api, Manner, repeatedly};
 use super::inside::{self, Exec, FIRST_PROCESS, Named, Output, SUPERVISOR, Work};
 use super::{Compute, Error, FileContent, FileEntry, Finished, Handle, New, Paused, Program};
 use crate::config;
@@ -204,6 +204,36 @@ impl Fly {
         }
     }
 
+    /// Brings a machine to a state. It is looked at before each attempt and only asked to go where it neither is nor is
+    /// on its way to, so that an order whose answer was lost does no harm.
+    async fn bring(&self, id: &str, (state, on_its_way): (&str, &str), order: &Call) -> Result<(), Error> {
+        let bring = || async move {
+            let machine = self.machine(id).await?;
+            if machine.state == state {
+                return Ok(());
+            }
+            if machine.state != on_its_way {
+                let answer = self.api.call(Manner::ONCE, || order.clone()).await?;
+                match answer.status {
+                    status if status.is_success() => {}
+                    StatusCode::NOT_FOUND => return Err(Error::Gone),
+                    // It cannot go there from where it is; where that is, is seen next.
+                    StatusCode::PRECONDITION_FAILED => {
+                        return Err(Error::Unavailable(self.api.reason(&answer, REASON)));
+                    }
+                    _ => return Err(self.api.refusal(&answer, REASON)),
+                }
+            }
+            self.wait(&machine, state).await
+        };
+        repeatedly(bring).await
+    }
+
+    async fn start(&self, id: &str) -> Result<(), Error> {
+        let order = self.call(Method::POST, &[id, "start"], &[], None)?;
+        self.bring(id, ("started", "starting"), &order).await
+    }
+
     /// Runs the supervisor with a request, for a short while. It is made once: nobody knows what a lost one did.
     async fn command(&self, id: &str, name: &str, request: &Value) -> Result<Output, Error> {
         let seconds = (config::COMPUTE_COMMAND + Duration::from_secs(5)).as_secs();
@@ -355,21 +385,18 @@ impl Compute for Fly {
         if let Some(stored_bytes) = named.paused_bytes {
             return Ok(Paused { handle: handle.clone(), stored_bytes });
         }
-        let machine = self.machine(named.name).await?;
+        // A pause whose answer was lost may have taken place: what has stopped cannot be measured.
+        self.start(named.name).await?;
         let stored_bytes = inside::measure(self, handle).await?;
         let body = json!({"signal": "SIGTERM"});
-        self.ask(Manner::ONCE, self.call(Method::POST, &[named.name, "stop"], &[], Some(&body))?).await?;
-        self.wait(&machine, "stopped").await?;
+        let order = self.call(Method::POST, &[named.name, "stop"], &[], Some(&body))?;
+        self.bring(named.name, ("stopped", "stopping"), &order).await?;
         Ok(Paused { handle: named.paused(stored_bytes), stored_bytes })
     }
 
     async fn resume(&self, handle: &Handle, _: &New) -> Result<Handle, Error> {
         let named = Named::of(handle);
-        let machine = self.machine(named.name).await?;
-        if machine.state != "started" {
-            self.ask(Manner::ONCE, self.call(Method::POST, &[named.name, "start"], &[], None)?).await?;
-            self.wait(&machine, "started").await?;
-        }
+        self.start(named.name).await?;
         Ok(named.ready())
     }
 

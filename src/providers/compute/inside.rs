@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::api::repeatedly;
 use super::{End, Error, FileContent, FileEntry, Finished, Handle, Program, check_path};
 use crate::{config, random};
 
@@ -267,11 +268,15 @@ struct Measured {
     bytes: u64,
 }
 
-/// Bytes that the workspace takes.
+/// Bytes that the workspace takes. It changes nothing, so it is asked again where it was not answered.
 pub(super) async fn measure(exec: &impl Exec, handle: &Handle) -> Result<u64, Error> {
     let request = json!({"operation": "measure", "workspace": exec.workspace()});
-    let measured: Measured = told(&exec.exec(handle, &Work::new(&request)).await?)?;
-    Ok(measured.bytes)
+    let ask = || {
+        let work = Work::new(&request);
+        async move { exec.exec(handle, &work).await }
+    };
+    let output = repeatedly(ask).await?;
+    told(&output).map(|measured: Measured| measured.bytes)
 }
 
 /// A sandbox's name at its vendor, and, while it is paused, what its workspace took then: nobody can look inside.

@@ -75,6 +75,40 @@ async fn a_pause_freezes_what_is_in_memory_and_stops_what_is_on_disk() {
 }
 
 #[tokio::test]
+async fn a_pause_and_an_awakening_that_break_are_looked_after_and_done_once() {
+    let memory = (Workspace::Memory, "pause", "unpause");
+    let volume = (Workspace::Volume, "stop", "start");
+    for (workspace, pause, awaken) in [memory, volume] {
+        let Fixture { wire, server, compute } = fixture(workspace).await;
+        let handle = compute.create(&wanted(1)).await.unwrap();
+        let at = |order: &str| format!("POST /containers/theazo-{}/{order}", agent(1));
+        for fault in [Fault::CutBefore, Fault::CutAfter] {
+            wire.fault(&at(pause), fault);
+        }
+        wire.seen();
+        let paused = compute.pause(&handle).await.unwrap();
+        for fault in [Fault::CutBefore, Fault::CutAfter] {
+            wire.fault(&at(awaken), fault);
+        }
+        assert_eq!(compute.resume(&paused.handle, &wanted(1)).await, Ok(handle.clone()));
+        let seen = wire.seen();
+        let orders = [pause, awaken].map(|order| seen.iter().filter(|line| **line == at(order)).count());
+        assert_eq!(orders, [2, 2], "{seen:?}");
+        // A pause that nobody heard of any more: whoever asks again finds it done.
+        for _ in 0..=theazo::config::COMPUTE_REPEATS {
+            wire.fault(&format!("GET /containers/theazo-{}/json", agent(1)), Fault::CutBefore);
+        }
+        assert!(matches!(compute.pause(&handle).await, Err(Error::Unavailable(_))));
+        for container in server.host.lock().unwrap().containers.values_mut() {
+            (container.running, container.paused) =
+                (workspace == Workspace::Memory, workspace == Workspace::Memory);
+        }
+        assert_eq!(compute.pause(&handle).await, Ok(paused));
+        wire.satisfied();
+    }
+}
+
+#[tokio::test]
 async fn what_docker_refuses_is_told_in_its_words_and_leaves_nothing() {
     let Fixture { wire, server, .. } = fixture(Workspace::Volume).await;
     let host = format!("tcp://{}", wire.address);

@@ -59,6 +59,27 @@ async fn a_sandbox_that_e2b_has_paused_by_itself_is_woken() {
 }
 
 #[tokio::test]
+async fn a_pause_and_an_awakening_that_break_are_done_again() {
+    let Fixture { wire, server, compute } = fixture().await;
+    let handle = compute.create(&wanted(1)).await.unwrap();
+    let is_paused = || server.sandboxes.lock().unwrap()[&handle.0].is_paused;
+    // What measures the workspace is lost once too.
+    wire.fault("/process.Process/Start", Fault::CutBefore);
+    for fault in [Fault::Status(500, vec![], String::new()), Fault::CutBefore, Fault::CutAfter] {
+        wire.fault("/pause", fault.clone());
+        wire.fault("/connect", fault);
+    }
+    let paused = compute.pause(&handle).await.unwrap();
+    assert!(is_paused());
+    assert_eq!(compute.resume(&paused.handle, &wanted(1)).await, Ok(handle.clone()));
+    assert!(!is_paused());
+    // A pause that nobody heard of any more: whoever asks again finds it done.
+    server.sandboxes.lock().unwrap().get_mut(&handle.0).unwrap().is_paused = true;
+    assert_eq!(compute.pause(&handle).await, Ok(paused));
+    wire.satisfied();
+}
+
+#[tokio::test]
 async fn what_e2b_refuses_is_told_in_its_words_without_the_key() {
     let Fixture { wire, server, compute } = fixture().await;
     let wrong = compute_with(&wire, &server, "e2b_wrong");

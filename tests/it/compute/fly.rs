@@ -65,6 +65,33 @@ async fn a_machine_is_waited_for_and_a_pace_is_kept() {
 }
 
 #[tokio::test]
+async fn a_pause_and_an_awakening_that_break_are_looked_after_and_done_once() {
+    let Fixture { wire, server, compute } = fixture().await;
+    let handle = compute.create(&wanted(1)).await.unwrap();
+    let at = |order: &str| format!("POST /v1/apps/agents/machines/{}/{order}", handle.0);
+    let error = r#"{"error":"unable to start machine from current state: 'stopping'"}"#.to_owned();
+    for (stop, start) in
+        [(Fault::CutBefore, Fault::Status(412, vec![], error)), (Fault::CutAfter, Fault::CutAfter)]
+    {
+        wire.fault(&at("stop"), stop);
+        wire.fault(&at("start"), start);
+    }
+    // What measures the workspace is lost once too.
+    wire.fault("/exec", Fault::CutBefore);
+    wire.seen();
+    let paused = compute.pause(&handle).await.unwrap();
+    assert_eq!(server.machines.lock().unwrap()[&handle.0].state, "stopped");
+    assert_eq!(compute.resume(&paused.handle, &wanted(1)).await, Ok(handle.clone()));
+    let seen = wire.seen();
+    let orders = ["stop", "start"].map(|order| seen.iter().filter(|line| **line == at(order)).count());
+    assert_eq!(orders, [2, 2], "{seen:?}");
+    // A pause that nobody heard of any more: whoever asks again finds it done.
+    server.machines.lock().unwrap().get_mut(&handle.0).unwrap().state = "stopped";
+    assert_eq!(compute.pause(&handle).await, Ok(paused));
+    wire.satisfied();
+}
+
+#[tokio::test]
 async fn what_fly_refuses_is_told_in_its_words_and_leaves_nothing() {
     let Fixture { wire, server, compute } = fixture().await;
     let wrong = compute_with(&wire, &server, ("agents", "wrong"));

@@ -33,6 +33,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use url::Url;
 
+use super::api::repeatedly;
 use super::inside::{self, Exec, Named, Output, Work};
 use super::{Compute, Error, FileContent, FileEntry, Finished, Handle, New, Paused, Program};
 use crate::config;
@@ -130,6 +131,44 @@ impl Docker {
         let container = docker.inspect_container(name, None::<InspectContainerOptions>).await;
         let container = container.map_err(|error| explain(&error))?;
         Ok(container.state.unwrap_or_default())
+    }
+
+    /// Has a container's processes go on. It is looked at before each attempt, so that nothing is done twice.
+    async fn awaken(&self, name: &str) -> Result<(), Error> {
+        let awaken = || async move {
+            let state = self.state(name).await?;
+            let docker = self.docker().await?;
+            let awoken = if state.paused == Some(true) {
+                docker.unpause_container(name).await
+            } else if state.running == Some(true) {
+                Ok(())
+            } else if self.settings.in_volume() {
+                docker.start_container(name, None::<StartContainerOptions>).await
+            } else {
+                // The host or its daemon was restarted, and the workspace with it.
+                return Err(Error::Gone);
+            };
+            awoken.map_err(|error| explain(&error))
+        };
+        repeatedly(awaken).await
+    }
+
+    /// Has nothing of a container go on, at as little cost as its workspace allows; in the same way.
+    async fn suspend(&self, name: &str) -> Result<(), Error> {
+        let suspend = || async move {
+            let state = self.state(name).await?;
+            let docker = self.docker().await?;
+            let suspended = if state.paused == Some(true) || state.running != Some(true) {
+                Ok(())
+            } else if self.settings.in_volume() {
+                let options = StopContainerOptions { t: Some(1), ..StopContainerOptions::default() };
+                docker.stop_container(name, Some(options)).await
+            } else {
+                docker.pause_container(name).await
+            };
+            suspended.map_err(|error| explain(&error))
+        };
+        repeatedly(suspend).await
     }
 
     async fn exec_as(&self, user: &str, name: &str, work: &Work) -> Result<Output, Error> {
@@ -313,42 +352,20 @@ impl Compute for Docker {
         if let Some(stored_bytes) = named.paused_bytes {
             return Ok(Paused { handle: handle.clone(), stored_bytes });
         }
+        // A pause whose answer was lost may have taken place: what sleeps cannot be measured.
+        within(config::COMPUTE_DEADLINE, self.awaken(named.name)).await?;
         let stored_bytes = inside::measure(self, handle).await?;
         if !self.settings.in_volume() {
-            inside::perform(self, handle, "end_everything").await?;
+            repeatedly(|| inside::perform(self, handle, "end_everything")).await?;
         }
-        let end = async {
-            let docker = self.docker().await?;
-            let ended = if self.settings.in_volume() {
-                let options = StopContainerOptions { t: Some(1), ..StopContainerOptions::default() };
-                docker.stop_container(named.name, Some(options)).await
-            } else {
-                docker.pause_container(named.name).await
-            };
-            ended.map_err(|error| explain(&error))
-        };
-        within(config::COMPUTE_DEADLINE, end).await?;
+        within(config::COMPUTE_DEADLINE, self.suspend(named.name)).await?;
         Ok(Paused { handle: named.paused(stored_bytes), stored_bytes })
     }
 
     async fn resume(&self, handle: &Handle, _: &New) -> Result<Handle, Error> {
         let named = Named::of(handle);
-        let resume = async {
-            let state = self.state(named.name).await?;
-            let docker = self.docker().await?;
-            if state.paused == Some(true) {
-                docker.unpause_container(named.name).await.map_err(|error| explain(&error))?;
-            } else if state.running != Some(true) {
-                if !self.settings.in_volume() {
-                    // The host or its daemon was restarted, and the workspace with it.
-                    return Err(Error::Gone);
-                }
-                let started = docker.start_container(named.name, None::<StartContainerOptions>).await;
-                started.map_err(|error| explain(&error))?;
-            }
-            Ok(named.ready())
-        };
-        within(config::COMPUTE_CREATE_DEADLINE, resume).await
+        within(config::COMPUTE_CREATE_DEADLINE, self.awaken(named.name)).await?;
+        Ok(named.ready())
     }
 
     async fn terminate(&self, handle: &Handle) -> Result<(), Error> {

@@ -266,7 +266,12 @@ impl Docker {
                 }
                 true
             }
-            ("POST", ["unpause"]) => std::mem::replace(&mut container.paused, false),
+            ("POST", ["unpause"]) => {
+                if !std::mem::replace(&mut container.paused, false) {
+                    return Err(refusal(409, "Container c0ffee is not paused"));
+                }
+                true
+            }
             ("DELETE", []) => {
                 if request.query.get("force").map(String::as_str) != Some("true") {
                     return Err(Answer::violation("a removal without force"));

@@ -159,7 +159,15 @@ impl Fly {
         let Some(machine) = machines.get_mut(id) else {
             return Err(Answer::json(404, &json!({"error": "machine not found"})));
         };
+        let state = machine.state;
+        let cannot = |verb: &str| {
+            let reason =
+                format!("failed_precondition: unable to {verb} machine from current state: '{state}'");
+            Err(Answer::json(412, &json!({"error": reason})))
+        };
         match (method, rest) {
+            ("POST", ["stop"]) if state != "started" => cannot("stop"),
+            ("POST", ["start"]) if state != "stopped" => cannot("start"),
             ("GET", []) => {
                 request.only_query(&[])?;
                 Ok(Answer::json(200, &json!({"id": id, "state": machine.state, "instance_id": "01HEP"})))
