@@ -82,7 +82,20 @@ pub async fn visible(
     Ok(rows.into_iter().collect())
 }
 
-/// The same of one name.
+/// Which values the secrets of the organization and of a session have at present: where these are the same as before,
+/// so are the values.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn versions(scope: Scope<'_>, session_id: SessionId) -> Result<Vec<String>, Error> {
+    let sql = "select s.version from secrets s
+        where s.tenant_id = $1 and s.build = live_build($1, 'secrets') and s.scope in ('org', $2)
+        order by s.scope, s.name";
+    let rows = scope.query(sql, &[&session_id.to_string()]).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// The same as [`visible`] of one name.
 ///
 /// # Errors
 /// As [`visible`].

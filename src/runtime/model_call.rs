@@ -111,6 +111,8 @@ impl Run<'_> {
         call_id: CallId,
         answered: Result<Reply, CallError>,
     ) -> Result<Acted, Failure> {
+        // Where that cannot be done nothing of the answer may be kept: whoever goes on closes the call as lost.
+        self.secrets.renew(self.desk).await.map_err(|error| Failure::Internal(error.to_string()))?;
         match answered {
             Ok(reply) => {
                 self.failures = 0;

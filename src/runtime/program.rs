@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use theazo_domain::id::SessionId;
 use theazo_domain::organization::Mode;
 use zeroize::Zeroizing;
 
@@ -15,24 +16,43 @@ use crate::{config, read};
 
 /// The secrets that an agent sees, and what masks them.
 pub(crate) struct Secrets {
+    session_id: SessionId,
+    /// Of the values that were read.
+    versions: Vec<String>,
     environment: Vec<(String, Zeroizing<String>)>,
+    /// Every value since the first look: what began with an old one may still show it.
+    known: Vec<Zeroizing<String>>,
     redactor: Redactor,
 }
 
 impl Secrets {
     /// Those of an agent.
     pub(crate) async fn of(desk: Desk<'_>, agent: &Agent) -> Result<Self, Error> {
-        let failed = |what: String| Error::Unavailable(format!("the secrets cannot be read: {what}"));
+        let (session_id, redactor) = (agent.session_id, Redactor::new([]).map_err(unread)?);
+        let mut secrets = Self { session_id, versions: vec![], environment: vec![], known: vec![], redactor };
+        secrets.renew(desk).await?;
+        Ok(secrets)
+    }
+
+    /// Takes in what was set and deleted since. It comes before whatever is masked: a value that was set while a program
+    /// ran, or a model answered, may be in what they say.
+    pub(crate) async fn renew(&mut self, desk: Desk<'_>) -> Result<(), Error> {
+        let versions = read::secret::versions(desk.scope(), self.session_id).await.map_err(unread)?;
+        if versions == self.versions {
+            return Ok(());
+        }
         let masters = &desk.app.keys.masters;
-        let visible = read::secret::visible(desk.scope(), masters, agent.session_id).await;
-        let visible = visible.map_err(|error| failed(error.to_string()))?;
-        let environment: Vec<_> = visible
-            .iter()
-            .map(|(name, value)| (name.to_string(), Zeroizing::new((**value).to_owned())))
-            .collect();
-        let redactor = Redactor::new(environment.iter().map(|(_, value)| value.as_str()));
-        let redactor = redactor.map_err(|error| failed(error.to_string()))?;
-        Ok(Self { environment, redactor })
+        let visible = read::secret::visible(desk.scope(), masters, self.session_id).await.map_err(unread)?;
+        let value = |value: &str| Zeroizing::new(value.to_owned());
+        self.environment = visible.iter().map(|(name, text)| (name.to_string(), value(text))).collect();
+        for (_, value) in &self.environment {
+            if !self.known.contains(value) {
+                self.known.push(value.clone());
+            }
+        }
+        self.redactor = Redactor::new(self.known.iter().map(|value| value.as_str())).map_err(unread)?;
+        self.versions = versions;
+        Ok(())
     }
 
     /// The value of one.
@@ -51,6 +71,10 @@ impl Secrets {
     }
 }
 
+fn unread(why: impl std::fmt::Display) -> Error {
+    Error::Unavailable(format!("the secrets cannot be read: {why}"))
+}
+
 /// A program to run.
 pub(crate) struct Asked {
     pub(crate) language: Language,
@@ -63,7 +87,7 @@ pub(crate) type Outcome = Result<Finished, Error>;
 
 /// Runs a program in the sandbox of an agent, with the secrets that the agent sees in its environment and masked in what
 /// it writes.
-pub(crate) async fn run(desk: Desk<'_>, agent: &Agent, secrets: &Secrets, asked: Asked) -> Outcome {
+pub(crate) async fn run(desk: Desk<'_>, agent: &Agent, secrets: &mut Secrets, asked: Asked) -> Outcome {
     let began = Instant::now();
     let sandbox = agent.sandbox.clone().ok_or(Error::Gone)?;
     let compute = desk.compute(agent).await?;
@@ -90,6 +114,7 @@ pub(crate) async fn run(desk: Desk<'_>, agent: &Agent, secrets: &Secrets, asked:
         output_limit: config::PROGRAM_OUTPUT_BYTES,
     };
     let mut finished = compute.run(&Handle(sandbox), &program).await?;
+    secrets.renew(desk).await?;
     finished.stdout = secrets.mask(&finished.stdout);
     finished.stderr = secrets.mask(&finished.stderr);
     Ok(finished)

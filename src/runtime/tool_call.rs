@@ -43,6 +43,10 @@ impl Run<'_> {
             Err(_) => Err("The tool took longer than it may.".to_owned()),
         };
         spent("tool", began.elapsed());
+        let done = match self.secrets.renew(self.desk).await {
+            Ok(()) => done,
+            Err(error) => Err(error.to_string()),
+        };
         let is_error = done.is_err();
         let text = self.secrets.mask(&done.unwrap_or_else(|what| what));
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -76,7 +80,7 @@ impl Run<'_> {
             Input::RunCode { language, code } => {
                 let timeout = limit.min(config::EXEC_LIMIT);
                 let asked = Asked { language, code, timeout };
-                let ran = program::run(self.desk, &self.agent, &self.secrets, asked).await;
+                let ran = program::run(self.desk, &self.agent, &mut self.secrets, asked).await;
                 ran.map(|finished| told(&finished)).map_err(|error| error.to_string())
             }
             files => self.files(files).await.map_err(|error| error.to_string()),

@@ -180,8 +180,8 @@ impl Run {
             let agent = read::agent::get(desk.scope(), self.agent_id).await;
             let unread = |error| compute::Error::Unavailable(format!("the agent cannot be read: {error}"));
             let agent = agent.map_err(unread)?.ok_or(compute::Error::Gone)?;
-            let secrets = Secrets::of(desk, &agent).await?;
-            run_program(desk, &agent, &secrets, asked).await
+            let mut secrets = Secrets::of(desk, &agent).await?;
+            run_program(desk, &agent, &mut secrets, asked).await
         };
         let limit = config::EXEC_LIMIT + config::COMPUTE_RUN_GRACE;
         let ended = tokio::time::timeout(limit, running).await;

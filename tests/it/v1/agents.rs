@@ -140,6 +140,40 @@ async fn programs_run_in_each_language_and_tell_how_they_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_is_set_while_a_program_runs_or_a_model_answers_is_masked_as_well() {
+    let waits = r#"{"lang":"bash","code":"echo $TOKEN; touch began; until [ -e new ]; do sleep 0.02; done; cat new"}"#;
+    let server = ModelServer::scripted([
+        Answer::from(Turn::says("").and_calls("toolu_1", "run_code", waits)),
+        Answer::from(Turn::says("They are hunter2-hunter2 and swordfish-swordfish.")),
+    ])
+    .await;
+    let site = Site::working(Some(&server)).await;
+    let api = site.admin().await;
+    let set = async |value: &str| {
+        api.post("/v1/secrets", &json!({ "name": "TOKEN", "value": value })).await.expect(201);
+    };
+    set("hunter2-hunter2").await;
+    let id = agent(&api, &json!({ "tools": ["run_code"] })).await;
+    let exec = async |code: &str| {
+        let body = json!({ "lang": "bash", "code": code });
+        api.post(&format!("/v1/agents/{id}/exec"), &body).await.expect(200)
+    };
+    let task = run(&api, &id, "Which are they?").await;
+    wait::until_async("the program", async || (exec("test -e began").await["exitCode"] == 0).then_some(()))
+        .await;
+    set("swordfish-swordfish").await;
+    // A program that begins now sees the new one.
+    exec("printf %s $TOKEN > half; mv half new").await;
+    assert_eq!(ended(&api, &task).await["output"], "They are *** and ***.");
+    let asked = server.asked();
+    assert!(asked[1].results()[0].contains("***\n***"), "{asked:?}");
+    api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
+    let stream = api.get(&format!("/v1/agents/{id}/stream?after=0")).await;
+    let stream = String::from_utf8(stream.body).unwrap();
+    assert!(stream.contains("***") && !stream.contains("fish") && !stream.contains("hunter"), "{stream}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_under_an_idempotency_key_is_run_once() {
     let site = Site::working(None).await;
     let api = site.admin().await;
