@@ -136,6 +136,9 @@ pub enum Refusal {
     /// The command does not fit the present state.
     #[error("{0}")]
     Conflict(String),
+    /// Nothing can begin yet: the agent's sandbox is being made, suspended or woken.
+    #[error("the sandbox of {0} is not ready")]
+    Unready(AgentId),
     /// What the command would have made exists already, and is to be used.
     #[error("{0} exists already")]
     Existing(Subject),

@@ -407,8 +407,8 @@ impl Existing {
     }
 
     /// That nothing can begin, since the sandbox is being made, suspended or woken.
-    pub(super) fn unready(&self) -> Refusal {
-        Refusal::Conflict(format!("the sandbox of {} is not ready", self.life.place.agent_id))
+    pub(super) const fn unready(&self) -> Refusal {
+        Refusal::Unready(self.life.place.agent_id)
     }
 
     /// The next piece of work does not fit: the agent pauses as soon as what is in flight has ended.

@@ -249,6 +249,7 @@ impl From<&Refusal> for Error {
         match refusal {
             Refusal::NotFound(_) | Refusal::Absent(_) => Self::NotFound(format!("{refusal}.")),
             Refusal::Conflict(_) | Refusal::Existing(_) => Self::Conflict(format!("{refusal}.")),
+            Refusal::Unready(_) => Self::Unavailable(format!("{refusal}.")),
             Refusal::Unconfigured(_) => Self::field("compute.provider", "configured", refusal.to_string()),
             Refusal::InUse { agents, .. } => Self::InUse {
                 message: format!("{refusal}."),

@@ -10,6 +10,7 @@ use serde_json::Value;
 use theazo_domain::agent::{self, ExecOutcome, Status};
 use theazo_domain::id::{AgentId, ExecId};
 use theazo_domain::{Command, Refusal};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
@@ -84,24 +85,24 @@ pub(crate) async fn exec(
 ) -> Result<Response, Error> {
     let named = body.lang.or(body.language).and_then(|name| Language::named(&name));
     let language = named.ok_or_else(|| Error::field("lang", "required", "is required"))?;
-    ready(&edge, &writer, agent_id).await?;
-    let exec_id = ExecId::from_ulid(edge.new_ulid());
-    let (content, code) = edge.content(body.code.clone());
-    let command = agent::Command::StartExec { exec_id, language: language.as_str().to_owned(), code };
-    let submission = Submission {
-        command: Command::Agent(agent_id, command),
-        provenance: writer.provenance(),
-        contents: vec![content],
-        sealed: vec![],
+    let until = Instant::now() + config::EXEC_LIMIT;
+    let (exec_id, answered) = loop {
+        ready(&edge, &writer, agent_id, until).await?;
+        let exec_id = ExecId::from_ulid(edge.new_ulid());
+        let (content, code) = edge.content(body.code.clone());
+        let command = agent::Command::StartExec { exec_id, language: language.as_str().to_owned(), code };
+        let submission = Submission {
+            command: Command::Agent(agent_id, command),
+            provenance: writer.provenance(),
+            contents: vec![content],
+            sealed: vec![],
+        };
+        let answered = decide(&edge, &writer, &request, submission, started(&writer, exec_id)).await?;
+        // Else somebody has had it suspended since it was looked at.
+        if answered.answer.status != StatusCode::SERVICE_UNAVAILABLE {
+            break (exec_id, answered);
+        }
     };
-    let request_id = writer.request_id;
-    let answering: Answering = Box::new(move |_, verdict| {
-        let marker = Marker { exec: exec_id.to_string() };
-        Box::pin(async move {
-            Ok(judged(verdict, request_id).unwrap_or_else(|| success(StatusCode::OK, &marker)))
-        })
-    });
-    let answered = decide(&edge, &writer, &request, submission, answering).await?;
     match (answered.answer.status, answered.replayed) {
         (200, true) => recorded(&edge, &writer, &answered.answer).await,
         (200, false) => {
@@ -115,8 +116,19 @@ pub(crate) async fn exec(
     }
 }
 
+/// What is kept of the start of a run.
+fn started(caller: &Caller, exec_id: ExecId) -> Answering {
+    let request_id = caller.request_id;
+    Box::new(move |_, verdict| {
+        let marker = Marker { exec: exec_id.to_string() };
+        Box::pin(async move {
+            Ok(judged(verdict, request_id).unwrap_or_else(|| success(StatusCode::OK, &marker)))
+        })
+    })
+}
+
 /// Waits while the agent's sandbox is made, or woken after a pause.
-async fn ready(edge: &Edge, caller: &Caller, id: AgentId) -> Result<(), Error> {
+async fn ready(edge: &Edge, caller: &Caller, id: AgentId, until: Instant) -> Result<(), Error> {
     let mut reader = edge.app.log.follow(caller.tenant, None).await?;
     let waiting = async {
         loop {
@@ -133,7 +145,7 @@ async fn ready(edge: &Edge, caller: &Caller, id: AgentId) -> Result<(), Error> {
             reader.next().await?;
         }
     };
-    match tokio::time::timeout(config::EXEC_LIMIT, waiting).await {
+    match tokio::time::timeout_at(until, waiting).await {
         Ok(ready) => ready,
         Err(_) => Err(Error::Timeout("The agent was not ready in time.".to_owned())),
     }

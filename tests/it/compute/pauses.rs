@@ -2,8 +2,11 @@
 //! calls of vendors that break.
 
 use serde_json::json;
+use theazo_domain::key::Role;
+use theazo_domain::organization::Mode;
 
 use super::runs::{docker, site, stands};
+use crate::support::site::Site;
 
 /// It is suspended and woken as if nobody had been in a hurry: nothing is begun in a sandbox that is being suspended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,4 +34,29 @@ async fn a_program_for_an_agent_that_is_resumed_while_its_sandbox_is_suspended_w
     let first = |what: &str| seen.iter().position(|line| line.ends_with(what));
     assert!(first("/unpause").is_some() && first("/unpause") < first("/exec"), "{seen:?}");
     place.wire.satisfied();
+}
+
+/// However callers come between each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_waits_for_its_sandbox_also_where_that_is_suspended_after_it_was_looked_at() {
+    let site = Site::working(None).await;
+    let api = site.organization(Mode::Test, 1_000_000).await.api(Role::Developer).await;
+    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
+    let id = api.post(&path, &json!({})).await.expect(201)["id"].as_str().unwrap().to_owned();
+    let path = |action: &str| format!("/v1/agents/{id}/{action}");
+    let restless = async {
+        for _ in 0..60 {
+            api.act(&path("pause")).await;
+            api.act(&path("resume")).await;
+        }
+    };
+    let asking = async || {
+        for _ in 0..60 {
+            let ran = api.post(&path("exec"), &json!({ "lang": "bash", "code": "true" })).await;
+            // It is refused where it comes between the two, and for no other reason.
+            let shown = String::from_utf8_lossy(&ran.body);
+            assert!(ran.status == 200 || shown.contains("is paus"), "{shown}");
+        }
+    };
+    tokio::join!(restless, asking(), asking(), asking());
 }

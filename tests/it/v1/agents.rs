@@ -8,6 +8,7 @@ use theazo::clock::{Clock, SystemClock};
 use theazo::providers::Settings;
 use theazo_domain::key::Role;
 use theazo_domain::organization::Mode;
+use theazo_domain::tool::Tool;
 
 use crate::support::api::Api;
 use crate::support::models::{Answer, ModelServer, Said, Turn};
@@ -217,6 +218,17 @@ async fn an_agent_pauses_resumes_with_its_files_and_ends() {
         kinds(&api, &id).await.contains(&"agent.released".to_owned()).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn whoever_names_a_tool_that_there_is_not_is_told_all_that_there_are() {
+    let site = Site::new().await;
+    let api = site.admin().await;
+    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
+    let refused = api.post(&path, &json!({ "tools": ["run_program"] })).await;
+    let refused = refused.error(422, "unprocessable_entity");
+    let message = refused["details"]["fields"][0]["message"].as_str().unwrap();
+    assert!(Tool::ALL.iter().all(|tool| message.contains(tool.as_str())), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
