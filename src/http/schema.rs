@@ -72,7 +72,14 @@ fn describe(error: &ValidationError<'_>, fields: &mut Vec<Field>) {
         }
         return;
     }
-    let message = error.masked_with("the value").to_string();
+    let message = match error.kind() {
+        // The library names the first two.
+        ValidationErrorKind::Enum { options } => {
+            let options: Vec<_> = options.as_array().into_iter().flatten().map(Value::to_string).collect();
+            format!("the value is none of {}", options.join(", "))
+        }
+        _ => error.masked_with("the value").to_string(),
+    };
     fields.push(Field::new(path, error.kind().keyword(), message));
 }
 
