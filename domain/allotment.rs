@@ -24,13 +24,12 @@ pub fn allot<K: Ord>(total: i64, parts: &[(K, Decimal)]) -> Vec<i64> {
     let number = cents.len() as i128;
     // Where the total is that of the parts, each gets no cent or one, and `rounds` is 0.
     let (rounds, single) = (missing.div_euclid(number), missing.rem_euclid(number));
-    let mut order: Vec<usize> = (0..cents.len()).collect();
-    let lost = |at: usize| in_cents[at] - in_cents[at].floor();
-    order.sort_by(|one, other| {
-        let by_loss = Reverse(lost(*one)).cmp(&Reverse(lost(*other)));
-        by_loss.then_with(|| parts[*one].0.cmp(&parts[*other].0))
+    let mut order: Vec<(Decimal, usize)> =
+        in_cents.iter().zip(0..).map(|(amount, at)| (amount - amount.floor(), at)).collect();
+    order.sort_by(|(lost, one), (other_lost, other)| {
+        Reverse(lost).cmp(&Reverse(other_lost)).then_with(|| parts[*one].0.cmp(&parts[*other].0))
     });
-    for (rank, at) in order.into_iter().enumerate() {
+    for (rank, (_, at)) in order.into_iter().enumerate() {
         let more = rounds + i128::from((rank as i128) < single);
         cents[at] = cents[at].saturating_add(i64::try_from(more).unwrap_or_default());
     }

@@ -51,6 +51,19 @@ impl<'a> Scope<'a> {
         self.run(sql, parameters, "begin read only").await
     }
 
+    /// The same for a long statement that finds all its rows by indexes: one plan is made for it on each connection
+    /// and kept, since to plan it takes as long as to carry it out.
+    ///
+    /// # Errors
+    /// [`Error`] when the database is away or refuses.
+    pub async fn query_by_index(
+        self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        self.run(sql, parameters, BEGIN_BY_INDEX).await
+    }
+
     /// The one row of a statement that only reads, whose `$1` is the tenant.
     ///
     /// # Errors
@@ -95,6 +108,11 @@ impl<'a> Scope<'a> {
         }
     }
 }
+
+/// Begins a transaction that only reads, by plans that do not depend on what is asked for, nor on statistics that may be
+/// older than the rows.
+const BEGIN_BY_INDEX: &str =
+    "begin read only; set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off";
 
 async fn query_in_transaction(
     client: &Client,

@@ -1,5 +1,7 @@
 //! What each user, session or agent used in a period.
 
+use std::collections::HashMap;
+
 use rust_decimal::Decimal;
 use theazo_projections::grain::Grain;
 use theazo_projections::ledger::usage::{AGENT_GRAINS, USER_GRAINS};
@@ -60,18 +62,15 @@ impl By {
         let of_agents = Self::kept("usage_by_agent", &format!("p.grain not in ('lines', {by_agent})"));
         format!(
             "{SOURCES}, shares as (
-                select s.user_id, {session} as session_id, {agent} as agent_id, sum(s.sign * s.cost) as cost,
-                  sum(s.sign * s.entries) as entries, sum(s.sign * s.sessions)::bigint as sessions,
-                  sum(s.sign * s.agents)::bigint as agents
-                from ({of_users} {of_agents}
-                  select l.sign, l.user_id, l.session_id, coalesce(l.agent_id, '') as agent_id,
-                    case when {IS_ENTRY} then l.cost else 0 end as cost, case when {IS_ENTRY} then 1 else 0 end as entries,
-                    case when l.line = 'session' then 1 else 0 end as sessions,
-                    case when l.line = 'agent' then 1 else 0 end as agents
-                  from lines l) s
-                group by 1, 2, 3
-            ) select u.external_id, s.user_id, s.session_id, s.agent_id, s.cost, s.sessions, s.agents from shares s
-              left join end_users u on u.tenant_id = $1 and u.user_id = s.user_id
+                {of_users} {of_agents}
+                select l.sign, l.user_id, l.session_id, coalesce(l.agent_id, '') as agent_id,
+                  case when {IS_ENTRY} then l.cost else 0 end as cost, case when {IS_ENTRY} then 1 else 0 end as entries,
+                  case when l.line = 'session' then 1 else 0 end as sessions,
+                  case when l.line = 'agent' then 1 else 0 end as agents
+                from lines l
+            ) select u.external_id, s.user_id, {session}, {agent}, case when s.sign < 0 then -s.cost else s.cost end,
+                s.sign * s.entries, s.sign * s.sessions, s.sign * s.agents
+              from shares s left join end_users u on u.tenant_id = $1 and u.user_id = s.user_id
               where s.entries <> 0 or s.agents <> 0 or s.sessions <> 0 {}",
             // A session that was created is no agent's share.
             if self == Self::Agent { "and (s.agent_id <> '' or s.entries <> 0)" } else { "" },
@@ -92,23 +91,44 @@ impl By {
     }
 }
 
+/// What is counted of a share, while the rows of one are added up.
+#[derive(Default)]
+struct Sums {
+    cost: Decimal,
+    entries: i64,
+    sessions: i64,
+    agents: i64,
+}
+
 /// What each used in a period, as it stood at a position of the log, in no order.
 ///
 /// # Errors
 /// [`Error`] when the database is away.
 pub async fn shares(scope: Scope<'_>, by: By, period: Period, pin: Pin) -> Result<Vec<Share>, Error> {
     let pieces = Pieces::of(period, pin, &by.grains());
-    let rows = scope.query(&by.sql(), &pieces.parameters()).await?;
-    let share = |row: &tokio_postgres::Row| {
-        Ok(Share {
-            external_id: row.try_get(0)?,
-            user_id: row.try_get(1)?,
-            session_id: row.try_get(2)?,
-            agent_id: row.try_get(3)?,
-            cost: row.try_get(4)?,
-            sessions: row.try_get(5)?,
-            agents: row.try_get(6)?,
-        })
+    let rows = scope.query_by_index(&by.sql(), &pieces.parameters()).await?;
+    // Added up here: the database takes twice as long to sort, group and add the same rows.
+    let mut sums: HashMap<[&str; 3], (Option<&str>, Sums)> = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let share = [row.try_get(1)?, row.try_get(2)?, row.try_get(3)?];
+        let external_id: Option<&str> = row.try_get(0)?;
+        let (_, sum) = sums.entry(share).or_insert_with(|| (external_id, Sums::default()));
+        sum.cost += row.try_get::<_, Decimal>(4)?;
+        sum.entries += row.try_get::<_, i64>(5)?;
+        sum.sessions += row.try_get::<_, i64>(6)?;
+        sum.agents += row.try_get::<_, i64>(7)?;
+    }
+    // What came after the position may have taken all of a share away again.
+    let counts = |sum: &Sums| sum.entries != 0 || sum.sessions != 0 || sum.agents != 0;
+    let shares = sums.into_iter().filter(|(_, (_, sum))| counts(sum));
+    let share = |([user_id, session_id, agent_id], (external_id, sum)): ([&str; 3], (Option<&str>, Sums))| Share {
+        external_id: external_id.map(str::to_owned),
+        user_id: user_id.to_owned(),
+        session_id: session_id.to_owned(),
+        agent_id: agent_id.to_owned(),
+        cost: sum.cost,
+        sessions: sum.sessions,
+        agents: sum.agents,
     };
-    rows.iter().map(share).collect()
+    Ok(shares.map(share).collect())
 }

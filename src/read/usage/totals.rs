@@ -101,7 +101,7 @@ pub async fn totals(scope: Scope<'_>, period: Period, pin: Pin) -> Result<Vec<To
         period.until = Timestamp::from_millis(period.until.millis() - 60_000).max(period.from);
     }
     let pieces = Pieces::of(period, pin, &GRAINS);
-    let rows = scope.query(&TOTALS, &pieces.parameters()).await?;
+    let rows = scope.query_by_index(&TOTALS, &pieces.parameters()).await?;
     rows.iter().map(total).collect()
 }
 
@@ -147,6 +147,6 @@ pub async fn daily(scope: Scope<'_>, period: Period, pin: Pin) -> Result<Vec<(Da
           ) s group by 1 order by 1"
     );
     let pieces = Pieces::of(period, pin, &[Grain::Day, Grain::Hour, Grain::Minute]);
-    let rows = scope.query(&sql, &pieces.parameters()).await?;
+    let rows = scope.query_by_index(&sql, &pieces.parameters()).await?;
     rows.iter().map(|row| Ok((millis(row.try_get(0)?).day(), row.try_get(1)?))).collect()
 }
