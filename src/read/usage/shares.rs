@@ -49,10 +49,11 @@ impl By {
 
     /// The statement: what is kept of users by month, ten days and day, and the rest by agent.
     fn sql(self) -> String {
-        let (session, agent) = match self {
-            Self::User => ("''", "''"),
-            Self::Session => ("s.session_id", "''"),
-            Self::Agent => ("s.session_id", "s.agent_id"),
+        // A null costs less than a value that nobody looks at.
+        let told_apart = match self {
+            Self::User => "null, null, s.sign * s.sessions, s.sign * s.agents",
+            Self::Session => "s.session_id, null, null::bigint, s.sign * s.agents",
+            Self::Agent => "s.session_id, s.agent_id, null::bigint, null::bigint",
         };
         let coarse = "'month', 'ten_days', 'day'";
         let (of_users, by_agent) = match self {
@@ -68,8 +69,8 @@ impl By {
                   case when l.line = 'session' then 1 else 0 end as sessions,
                   case when l.line = 'agent' then 1 else 0 end as agents
                 from lines l
-            ) select u.external_id, s.user_id, {session}, {agent}, case when s.sign < 0 then -s.cost else s.cost end,
-                s.sign * s.entries, s.sign * s.sessions, s.sign * s.agents
+            ) select u.external_id, s.user_id, {told_apart},
+                s.sign * (s.entries + s.sessions + s.agents), case when s.sign < 0 then -s.cost else s.cost end
               from shares s left join end_users u on u.tenant_id = $1 and u.user_id = s.user_id
               where s.entries <> 0 or s.agents <> 0 or s.sessions <> 0 {}",
             // A session that was created is no agent's share.
@@ -95,9 +96,10 @@ impl By {
 #[derive(Default)]
 struct Sums {
     cost: Decimal,
-    entries: i64,
     sessions: i64,
     agents: i64,
+    /// Entries, and sessions and agents that were created: where there are none, there is no share.
+    counted: i64,
 }
 
 /// What each used in a period, as it stood at a position of the log, in no order.
@@ -110,17 +112,19 @@ pub async fn shares(scope: Scope<'_>, by: By, period: Period, pin: Pin) -> Resul
     // Added up here: the database takes twice as long to sort, group and add the same rows.
     let mut sums: HashMap<[&str; 3], (Option<&str>, Sums)> = HashMap::with_capacity(rows.len());
     for row in &rows {
-        let share = [row.try_get(1)?, row.try_get(2)?, row.try_get(3)?];
+        let part = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<&str>>(at)?.unwrap_or_default());
+        let count = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<i64>>(at)?.unwrap_or_default());
         let external_id: Option<&str> = row.try_get(0)?;
-        let (_, sum) = sums.entry(share).or_insert_with(|| (external_id, Sums::default()));
-        sum.cost += row.try_get::<_, Decimal>(4)?;
-        sum.entries += row.try_get::<_, i64>(5)?;
-        sum.sessions += row.try_get::<_, i64>(6)?;
-        sum.agents += row.try_get::<_, i64>(7)?;
+        let (_, sum) = sums
+            .entry([part(1)?, part(2)?, part(3)?])
+            .or_insert_with(|| (external_id, Sums::default()));
+        sum.sessions += count(4)?;
+        sum.agents += count(5)?;
+        sum.counted += count(6)?;
+        sum.cost += row.try_get::<_, Decimal>(7)?;
     }
     // What came after the position may have taken all of a share away again.
-    let counts = |sum: &Sums| sum.entries != 0 || sum.sessions != 0 || sum.agents != 0;
-    let shares = sums.into_iter().filter(|(_, (_, sum))| counts(sum));
+    let shares = sums.into_iter().filter(|(_, (_, sum))| sum.counted != 0);
     let share = |([user_id, session_id, agent_id], (external_id, sum)): ([&str; 3], (Option<&str>, Sums))| Share {
         external_id: external_id.map(str::to_owned),
         user_id: user_id.to_owned(),
