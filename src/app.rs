@@ -6,6 +6,7 @@ use theazo_domain::rates::Card;
 use url::Url;
 
 use crate::cards::Cards;
+use crate::runtime::Conversations;
 use crate::clock::Clock;
 use crate::database::{self, Database};
 use crate::log::{Log, TenantId};
@@ -38,6 +39,8 @@ pub struct App {
     pub typescript: Converter,
     /// The rate cards in force.
     pub cards: Cards,
+    /// Conversations of agents that have run here.
+    pub conversations: Conversations,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// True from when the server is to stop: streams end then, and it says that it is not ready.

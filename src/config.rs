@@ -290,6 +290,10 @@ pub const KEPT_RATE_CARDS: usize = 256;
 pub const TURNS: u32 = 200;
 /// The text of a conversation that a model is given at most: older tasks are left out of it.
 pub const CONVERSATION_BYTES: usize = 2 * 1024 * 1024;
+/// Events of an agent that are read at a time, from the newest back, to make its conversation of.
+pub const HISTORY_PAGE: i64 = 256;
+/// Memory that a server keeps conversations in, of the agents that ran last.
+pub const KEPT_CONVERSATIONS_BYTES: usize = 32 * 1024 * 1024;
 /// The model of agents that name none, on a server whose operator has named none.
 pub const DEFAULT_MODEL: &str = "claude-sonnet-4-20250514";
 /// The most tokens of an answer where nobody says.

@@ -20,6 +20,7 @@ pub use site::{DATABASE_NAME, Site};
 
 use crate::app::App;
 use crate::cards::Cards;
+use crate::runtime::Conversations;
 use crate::clock::{Clock, SystemClock};
 use crate::database::{self, Database};
 use crate::log::{Failure, Log};
@@ -163,6 +164,7 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
                 local,
                 typescript,
                 cards: Cards::default(),
+                conversations: Conversations::default(),
                 clock,
                 stopping,
             });

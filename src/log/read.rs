@@ -95,6 +95,26 @@ async fn rows(
     rows.iter().map(stored).collect()
 }
 
+/// Events about a subject and of these types, newest first, from between two positions.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub(crate) async fn newest_of(
+    scope: Scope<'_>,
+    (subject, kinds): (&str, &[&str]),
+    (above, below): (i64, i64),
+    limit: i64,
+) -> Result<Vec<Stored>, Error> {
+    let sql = format!(
+        "select {COLUMNS} from event_subjects s
+         join events e on e.tenant_id = $1 and e.position = s.position and e.type = any($5)
+         where s.tenant_id = $1 and s.subject = $2 and s.position > $3 and s.position < $4
+         order by s.position desc limit $6"
+    );
+    let rows = scope.query(&sql, &[&subject, &above, &below, &kinds, &limit]).await?;
+    rows.iter().map(stored).collect()
+}
+
 /// The event at a position.
 ///
 /// # Errors

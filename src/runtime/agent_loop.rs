@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 use theazo_domain::agent::Command;
 use theazo_domain::agent_config::ModelConfig;
 use theazo_domain::id::AgentId;
-use theazo_domain::{Event, Subject};
+use theazo_domain::Event;
 use theazo_projections::work::kind;
 
 use super::conversation::{Bodies, Conversation, Next};
 use super::program::Secrets;
-use super::{Desk, Done, soon_after_stop};
-use crate::log::read::{Filter, oldest};
+use super::{Desk, Done, history, soon_after_stop};
 use crate::log::{Content, Failure, Recorded};
 use crate::read::agent::{self, Agent};
-use crate::{config, planted};
+use crate::config;
 
 /// What an action came to.
 pub(super) enum Acted {
@@ -50,7 +49,7 @@ pub(super) async fn run(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failu
     });
     let Some(epoch) = epoch else { return Ok(Done::LetGo) };
     let Some(agent) = agent::get(desk.scope(), agent_id).await? else { return Ok(Done::LetGo) };
-    let conversation = history(desk, agent_id).await?;
+    let conversation = history::conversation(desk, agent_id).await?;
     let secrets = match Secrets::of(desk, &agent).await {
         Ok(secrets) => secrets,
         Err(error) => {
@@ -67,45 +66,6 @@ pub(super) async fn run(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failu
     let mut run = Run { desk, agent, epoch, conversation, secrets, model, failures: 0 };
     while let Acted::On = run.act().await? {}
     Ok(Done::LetGo)
-}
-
-/// The conversation of an agent so far, from the log.
-async fn history(desk: Desk<'_>, agent_id: AgentId) -> Result<Conversation, Failure> {
-    let mut conversation = Conversation::default();
-    let mut after = 0;
-    loop {
-        let subject = Some(Subject::Agent(agent_id).to_string());
-        let filter = Filter { after, subject, ..Filter::default() };
-        let page = oldest(desk.scope(), &filter, config::LOG_PAGE).await?;
-        let Some(last) = page.last() else { return Ok(conversation) };
-        after = last.position;
-        let events = page.iter().map(|stored| desk.app.log.decode(stored)).collect::<Result<Vec<_>, _>>()?;
-        let ids: Vec<String> = events.iter().flat_map(contents_of).collect();
-        let bodies = agent::bodies(desk.scope(), &ids).await?;
-        for event in events.iter().filter(|event| !forgotten(event)) {
-            conversation.fold(event, &bodies);
-        }
-    }
-}
-
-/// Whether a bug that is planted forgets that a tool has been called.
-fn forgotten(event: &Event) -> bool {
-    match event {
-        Event::ToolFinished(finished) if finished.result.is_none() => planted::is("repeated-tool"),
-        Event::ToolFinished(_) => planted::strikes("forgotten-result", 2),
-        _ => false,
-    }
-}
-
-/// The content that a conversation is made of.
-fn contents_of(event: &Event) -> Option<String> {
-    let reference = match event {
-        Event::TaskCreated(created) => Some(&created.task),
-        Event::CallSettled(settled) => Some(&settled.reply),
-        Event::ToolFinished(finished) => finished.result.as_ref(),
-        _ => None,
-    };
-    reference.map(|reference| reference.content_id.to_string())
 }
 
 impl Run<'_> {

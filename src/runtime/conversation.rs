@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use theazo_domain::Event;
 use theazo_domain::content::ContentRef;
-use theazo_domain::id::{CallId, TaskId, ToolCallId};
+use theazo_domain::id::{CallId, ContentId, TaskId, ToolCallId};
 
 use crate::config;
 use crate::providers::model::{Message, ToolCall, ToolResult, Verbatim};
@@ -48,12 +48,24 @@ pub(crate) enum Next {
     Complete(ContentRef),
 }
 
-/// A conversation.
-#[derive(Debug, Default)]
+/// Where a task begins.
+#[derive(Debug, Clone, Copy)]
+struct Beginning {
+    /// In the messages.
+    at: usize,
+    /// What was asked for there.
+    content_id: ContentId,
+}
+
+/// A conversation: of the newest tasks, as far back as a model is given it.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Conversation {
     messages: Vec<Message>,
-    /// Where in `messages` each task begins.
-    beginnings: Vec<usize>,
+    /// Bytes of text in them.
+    bytes: usize,
+    beginnings: Vec<Beginning>,
+    /// Whether older tasks were left out.
+    shortened: bool,
     pub(crate) pending: Option<Pending>,
     /// The last answer, where it called no tools.
     answer: Option<ContentRef>,
@@ -78,7 +90,8 @@ impl Conversation {
                 self.task_text.clone_from(&text);
                 self.task = Some(created.task_id);
                 (self.turns, self.run_ms, self.since_ms) = (0, 0, None);
-                self.say(text);
+                self.say(text, created.task.content_id);
+                self.shorten();
             }
             Event::TaskClaimed(claimed) => {
                 self.since_ms.get_or_insert(claimed.at.millis());
@@ -122,7 +135,7 @@ impl Conversation {
         }
         // An answer of nothing is none that could be given back to a vendor.
         if !text.is_empty() || !tool_calls.is_empty() {
-            self.messages.push(Message::Assistant { text, tool_calls, verbatim });
+            self.push(Message::Assistant { text, tool_calls, verbatim });
         }
     }
 
@@ -148,25 +161,47 @@ impl Conversation {
                 is_error: true,
             })
         });
-        self.messages.push(Message::Tools { results: results.collect() });
+        let results = results.collect();
+        self.push(Message::Tools { results });
     }
 
     /// A new task begins: an earlier one that was given up may have left its tools uncalled.
     fn abandon(&mut self) {
         self.hand_over();
         self.answer = None;
-        self.beginnings.push(self.messages.len());
     }
 
     /// Vendors want turns to alternate, so what the user says after something of their own goes on there.
-    fn say(&mut self, text: String) {
+    fn say(&mut self, text: String, content_id: ContentId) {
         match self.messages.last_mut() {
             Some(Message::User { text: before }) => {
-                self.beginnings.pop();
                 before.push_str("\n\n");
                 before.push_str(&text);
+                self.bytes += text.len() + 2;
             }
-            _ => self.messages.push(Message::User { text }),
+            _ => {
+                self.beginnings.push(Beginning { at: self.messages.len(), content_id });
+                self.push(Message::User { text });
+            }
+        }
+    }
+
+    fn push(&mut self, message: Message) {
+        self.bytes += size(&message);
+        self.messages.push(message);
+    }
+
+    /// Leaves out for good what a model is not given any more: a conversation only grows.
+    fn shorten(&mut self) {
+        let from = self.given_from();
+        if from > 0 {
+            self.shortened = true;
+            self.bytes -= self.messages.drain(..from).map(|message| size(&message)).sum::<usize>();
+            self.beginnings.retain_mut(|beginning| {
+                let stays = beginning.at >= from;
+                beginning.at = beginning.at.saturating_sub(from);
+                stays
+            });
         }
     }
 
@@ -186,26 +221,47 @@ impl Conversation {
 
     /// The conversation as a model is given it: the newest tasks whole, as many as fit.
     pub(crate) fn messages(&self) -> &[Message] {
-        let size = |message: &Message| match message {
-            Message::User { text } => text.len(),
-            Message::Assistant { text, tool_calls, verbatim } => {
-                let calls: usize = tool_calls.iter().map(|call| call.input.len() + call.name.len()).sum();
-                text.len() + calls + verbatim.as_ref().map_or(0, |verbatim| verbatim.content.len())
-            }
-            Message::Tools { results } => results.iter().map(|result| result.text.len()).sum(),
-        };
-        let total: usize = self.messages.iter().map(size).sum();
-        let mut left = total;
-        let mut from = 0;
-        // The newest task is given whatever its size.
-        for window in self.beginnings.windows(2) {
+        &self.messages[self.given_from()..]
+    }
+
+    /// From which message on a model is given it. The newest task is given whatever its size.
+    fn given_from(&self) -> usize {
+        let (mut left, mut from) = (self.bytes, 0);
+        for tasks in self.beginnings.windows(2) {
             if left <= config::CONVERSATION_BYTES {
                 break;
             }
-            left -= self.messages[window[0]..window[1]].iter().map(size).sum::<usize>();
-            from = window[1];
+            left -= self.messages[tasks[0].at..tasks[1].at].iter().map(size).sum::<usize>();
+            from = tasks[1].at;
         }
-        &self.messages[from..]
+        from
+    }
+
+    /// Whether older tasks than those in it are not given to a model any more, so that they need not be known.
+    pub(crate) fn reaches_back_far_enough(&self) -> bool {
+        self.shortened || self.given_from() > 0
+    }
+
+    /// The content of the oldest task in it.
+    pub(crate) fn oldest_content(&self) -> Option<ContentId> {
+        self.beginnings.first().map(|beginning| beginning.content_id)
+    }
+
+    /// Bytes of text in it.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Bytes of text in a message.
+fn size(message: &Message) -> usize {
+    match message {
+        Message::User { text } => text.len(),
+        Message::Assistant { text, tool_calls, verbatim } => {
+            let calls: usize = tool_calls.iter().map(|call| call.input.len() + call.name.len()).sum();
+            text.len() + calls + verbatim.as_ref().map_or(0, |verbatim| verbatim.content.len())
+        }
+        Message::Tools { results } => results.iter().map(|result| result.text.len()).sum(),
     }
 }
 
@@ -215,7 +271,7 @@ const INTERRUPTED: &str =
 const NOT_CALLED: &str = "[not called] The task ended before this was called.";
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use theazo_domain::agent::{CallSettled, Stop, TaskCreated, Tokens, ToolFinished, ToolStarted};
     use theazo_domain::charge::{Booking, Place};
     use theazo_domain::id::{AgentId, ContentId, OrganizationId, SessionId, UserId};
@@ -233,16 +289,16 @@ mod tests {
         }
     }
 
-    fn reference(number: u64) -> ContentRef {
+    pub(in crate::runtime) fn reference(number: u64) -> ContentRef {
         ContentRef { content_id: ContentId::from_ulid(Ulid::from_parts(number, 0)), sha256: String::new() }
     }
 
-    fn task(number: u64) -> Event {
+    pub(in crate::runtime) fn task(number: u64) -> Event {
         let task_id = TaskId::from_ulid(Ulid::from_parts(number, 0));
         Event::TaskCreated(TaskCreated { place: place(), task_id, task: reference(number), waits: false })
     }
 
-    fn settled(task: u64, reply: u64) -> Event {
+    pub(in crate::runtime) fn settled(task: u64, reply: u64) -> Event {
         Event::CallSettled(CallSettled {
             place: place(),
             task_id: TaskId::from_ulid(Ulid::from_parts(task, 0)),
@@ -258,7 +314,7 @@ mod tests {
         })
     }
 
-    fn tool(number: u64, index: u32) -> Event {
+    pub(in crate::runtime) fn tool(number: u64, index: u32) -> Event {
         Event::ToolStarted(ToolStarted {
             place: place(),
             task_id: TaskId::from_ulid(Ulid::from_parts(1, 0)),
@@ -270,7 +326,7 @@ mod tests {
         })
     }
 
-    fn finished(number: u64, result: Option<u64>) -> Event {
+    pub(in crate::runtime) fn finished(number: u64, result: Option<u64>) -> Event {
         Event::ToolFinished(ToolFinished {
             place: place(),
             task_id: TaskId::from_ulid(Ulid::from_parts(1, 0)),

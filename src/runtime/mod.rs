@@ -3,6 +3,7 @@
 
 mod agent_loop;
 mod conversation;
+mod history;
 mod lease;
 mod model_call;
 mod program;
@@ -27,6 +28,7 @@ use crate::providers::compute::{self, Compute};
 use crate::read::agent::Agent;
 use crate::{config, random, read};
 
+pub use history::Conversations;
 use lease::{Leases, Piece};
 pub(crate) use program::{Asked, Secrets, run as run_program};
 pub use sweep::Sweep;

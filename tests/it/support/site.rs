@@ -18,7 +18,7 @@ use theazo::providers::guard::Guard;
 use theazo::providers::model::{self, Models, Wire};
 use theazo::providers::tools::typescript::Converter;
 use theazo::random;
-use theazo::runtime::Runtime;
+use theazo::runtime::{Conversations, Runtime};
 use theazo_domain::id::{KeyId, OrganizationId, RequestId};
 use theazo_domain::key::Role;
 use theazo_domain::organization::{Mode, Plan};
@@ -261,6 +261,7 @@ fn server(login: &Config, clock: &Arc<dyn Clock>, outside: &Outside) -> Server {
         local: Arc::clone(&outside.local),
         typescript: Converter::of(env!("CARGO_BIN_EXE_theazo").into()),
         cards: Cards::default(),
+        conversations: Conversations::default(),
         clock,
         stopping,
     });

@@ -118,6 +118,41 @@ async fn a_task_drives_a_model_whose_tools_run_in_a_real_sandbox() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conversation_goes_on_over_many_tasks_on_whichever_server_until_its_content_is_erased() {
+    let server = ModelServer::new(|asked| Turn::says(format!("Did {}", asked.task().0)).into()).await;
+    let site = Site::working(Some(&server)).await;
+    let api = site.admin().await;
+    let id = agent(&api, &json!({})).await;
+    // More than are read from the log at a time.
+    for number in 0..100 {
+        let task = run(&api, &id, &format!("task {number}")).await;
+        assert_eq!(ended(&api, &task).await["status"], "completed");
+    }
+    let said = |conversation: &[Said]| -> Vec<String> {
+        let text = |said: &Said| match said {
+            Said::User(text) | Said::Model { text, .. } => text.clone(),
+            other => panic!("{other:?}"),
+        };
+        conversation.iter().map(text).collect()
+    };
+    let expected = |tasks: usize| -> Vec<String> {
+        let turns = (0..tasks).flat_map(|task| [format!("task {task}"), format!("Did task {task}")]);
+        turns.take(2 * tasks - 1).collect()
+    };
+    for (asked, tasks) in server.asked().iter().zip(1..) {
+        assert_eq!(said(&asked.conversation), expected(tasks));
+    }
+    let superuser = site.database.connect().await;
+    superuser.batch_execute("delete from content").await.unwrap();
+    let task = run(&api, &id, "task 100").await;
+    assert_eq!(ended(&api, &task).await["status"], "completed");
+    let asked = server.asked();
+    let said = said(&asked.last().unwrap().conversation);
+    assert_eq!((said.len(), said.last().unwrap().as_str()), (201, "task 100"));
+    assert!(said[..200].iter().all(|text| text == "[erased]"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_run_in_each_language_and_tell_how_they_ended() {
     let site = Site::working(None).await;
     let api = site.admin().await;
