@@ -6,7 +6,6 @@ use theazo_domain::rates::Card;
 use url::Url;
 
 use crate::cards::Cards;
-use crate::runtime::Conversations;
 use crate::clock::Clock;
 use crate::database::{self, Database};
 use crate::log::{Log, TenantId};
@@ -15,6 +14,7 @@ use crate::providers::client::Clients;
 use crate::providers::compute::Compute;
 use crate::providers::model::Models;
 use crate::providers::tools::typescript::Converter;
+use crate::runtime::Conversations;
 use crate::vault::ServerKeys;
 
 /// The server's parts, shared by every request and worker.

@@ -20,7 +20,6 @@ pub use site::{DATABASE_NAME, Site};
 
 use crate::app::App;
 use crate::cards::Cards;
-use crate::runtime::Conversations;
 use crate::clock::{Clock, SystemClock};
 use crate::database::{self, Database};
 use crate::log::{Failure, Log};
@@ -30,6 +29,7 @@ use crate::providers::compute::local::{self, LocalCompute};
 use crate::providers::guard::Guard;
 use crate::providers::model::{self, Models, Wire};
 use crate::providers::tools::typescript::Converter;
+use crate::runtime::Conversations;
 use crate::vault::{self, Masters, ServerKeys, Source};
 use crate::{config, postgres, private_file, providers};
 

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use theazo_domain::Event;
 use theazo_domain::agent::Command;
 use theazo_domain::agent_config::ModelConfig;
 use theazo_domain::id::AgentId;
-use theazo_domain::Event;
 use theazo_projections::work::kind;
 
 use super::conversation::{Bodies, Conversation, Next};
 use super::program::Secrets;
 use super::{Desk, Done, history, soon_after_stop};
+use crate::config;
 use crate::log::{Content, Failure, Recorded};
 use crate::read::agent::{self, Agent};
-use crate::config;
 
 /// What an action came to.
 pub(super) enum Acted {

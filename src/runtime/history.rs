@@ -15,14 +15,8 @@ use crate::read::agent;
 use crate::{config, planted};
 
 /// The types of events that a conversation is folded from.
-const KINDS: [&str; 6] = [
-    "task.created",
-    "task.claimed",
-    "agent.paused",
-    "model.call_settled",
-    "tool.started",
-    "tool.finished",
-];
+const KINDS: [&str; 6] =
+    ["task.created", "task.claimed", "agent.paused", "model.call_settled", "tool.started", "tool.finished"];
 
 /// The conversation of an agent as it stands in the log.
 pub(super) async fn conversation(desk: Desk<'_>, agent_id: AgentId) -> Result<Conversation, Failure> {
@@ -183,15 +177,15 @@ mod tests {
     use super::*;
     use crate::providers::model::ToolCall;
 
-    /// What a task came to.
+    /// What a task came to:
     #[derive(Debug, Clone, Copy)]
     enum Came {
-        /// Its model has not answered.
-        ToNothing,
-        /// It was answered at once.
-        ToAnAnswer,
-        /// A tool was called before, to the end or not.
-        ToATool { ended: bool },
+        /// nothing: its model has not answered;
+        Nothing,
+        /// an answer at once;
+        Answer,
+        /// one after a tool, whose call ended or not.
+        Tool { ended: bool },
     }
 
     /// The events of tasks, oldest first, with their content. A task is as long as it says, in kilobytes.
@@ -204,8 +198,8 @@ mod tests {
                 serde_json::to_string(&Reply { text, tool_calls, verbatim: None }).unwrap()
             };
             events.push(task(number));
-            put(number, format!("{number:>width$}", width = kilobytes * 1024));
-            if let Came::ToATool { ended } = came {
+            put(number, format!("{number}{}", " ".repeat(kilobytes * 1024)));
+            if let Came::Tool { ended } = came {
                 let call = ToolCall { id: format!("{number}"), name: "run_code".into(), input: "{}".into() };
                 events.push(settled(number, number + 1));
                 put(number + 1, reply(vec![call]));
@@ -215,7 +209,7 @@ mod tests {
                     events.push(finished(number + 2, Some(number + 3)));
                 }
             }
-            if let Came::ToAnAnswer | Came::ToATool { ended: true } = came {
+            if let Came::Answer | Came::Tool { ended: true } = came {
                 events.push(settled(number, number + 4));
                 put(number + 4, reply(vec![]));
             }
@@ -243,9 +237,9 @@ mod tests {
 
     fn tasks() -> impl Strategy<Value = Vec<(usize, Came)>> {
         let came = prop_oneof![
-            Just(Came::ToNothing),
-            Just(Came::ToAnAnswer),
-            any::<bool>().prop_map(|ended| Came::ToATool { ended }),
+            Just(Came::Nothing),
+            Just(Came::Answer),
+            any::<bool>().prop_map(|ended| Came::Tool { ended }),
         ];
         // Some larger than all that a model is given.
         let size = prop_oneof![6 => 1_usize..500, 1 => 2_040_usize..2_060];
@@ -270,7 +264,7 @@ mod tests {
 
     #[test]
     fn no_more_is_read_than_a_model_is_given() {
-        let (events, bodies) = happened(&[(100, Came::ToAnAnswer); 200]);
+        let (events, bodies) = happened(&[(100, Came::Answer); 200]);
         let (conversation, read) = read(&events, &bodies, 0, 8);
         assert!(read < 60, "{read} events of {} were read", events.len());
         assert!(conversation.messages().len() >= 38);
@@ -281,14 +275,17 @@ mod tests {
         let conversations = Conversations::default();
         let tenant = TenantId(1);
         let agent = |number: u64| AgentId::from_ulid(ulid::Ulid::from_parts(number, 0));
-        let (events, bodies) = happened(&[(1024, Came::ToAnAnswer)]);
+        let (events, bodies) = happened(&[(1024, Came::Answer)]);
         for number in 1..=100 {
             let mut kept = Kept { position: 7, ..Kept::default() };
             events.iter().for_each(|event| kept.conversation.fold(event, &bodies));
             conversations.keep((tenant, agent(number)), kept);
         }
         let kept = |number: u64| conversations.take((tenant, agent(number))).is_some();
-        assert_eq!((1..=100).filter(|number| kept(*number)).collect::<Vec<_>>(), (70..=100).collect::<Vec<_>>());
+        assert_eq!(
+            (1..=100).filter(|number| kept(*number)).collect::<Vec<_>>(),
+            (70..=100).collect::<Vec<_>>()
+        );
         assert_eq!(conversations.0.lock().unwrap().bytes, 0);
     }
 }

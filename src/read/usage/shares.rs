@@ -115,9 +115,8 @@ pub async fn shares(scope: Scope<'_>, by: By, period: Period, pin: Pin) -> Resul
         let part = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<&str>>(at)?.unwrap_or_default());
         let count = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<i64>>(at)?.unwrap_or_default());
         let external_id: Option<&str> = row.try_get(0)?;
-        let (_, sum) = sums
-            .entry([part(1)?, part(2)?, part(3)?])
-            .or_insert_with(|| (external_id, Sums::default()));
+        let (_, sum) =
+            sums.entry([part(1)?, part(2)?, part(3)?]).or_insert_with(|| (external_id, Sums::default()));
         sum.sessions += count(4)?;
         sum.agents += count(5)?;
         sum.counted += count(6)?;
@@ -125,14 +124,15 @@ pub async fn shares(scope: Scope<'_>, by: By, period: Period, pin: Pin) -> Resul
     }
     // What came after the position may have taken all of a share away again.
     let shares = sums.into_iter().filter(|(_, (_, sum))| sum.counted != 0);
-    let share = |([user_id, session_id, agent_id], (external_id, sum)): ([&str; 3], (Option<&str>, Sums))| Share {
-        external_id: external_id.map(str::to_owned),
-        user_id: user_id.to_owned(),
-        session_id: session_id.to_owned(),
-        agent_id: agent_id.to_owned(),
-        cost: sum.cost,
-        sessions: sum.sessions,
-        agents: sum.agents,
-    };
+    let share =
+        |([user_id, session_id, agent_id], (external_id, sum)): ([&str; 3], (Option<&str>, Sums))| Share {
+            external_id: external_id.map(str::to_owned),
+            user_id: user_id.to_owned(),
+            session_id: session_id.to_owned(),
+            agent_id: agent_id.to_owned(),
+            cost: sum.cost,
+            sessions: sum.sessions,
+            agents: sum.agents,
+        };
     Ok(shares.map(share).collect())
 }
