@@ -7,7 +7,8 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use theazo_domain::Event;
 use theazo_domain::agent::Status;
 use theazo_domain::content::ContentRef;
@@ -16,7 +17,7 @@ use tokio::sync::OnceCell;
 
 use super::agents::missing;
 use super::events::opened;
-use super::money::usd;
+use super::money::{Amount, usd};
 use crate::database;
 use crate::http::Edge;
 use crate::http::auth::Reader;
@@ -112,6 +113,36 @@ async fn make(edge: &Edge, tenant: Tenant, stored: &Stored) -> Result<Option<Byt
     Ok(frame(&event, reference, &bodies).map(|frame| frame.bytes(stored.position)))
 }
 
+/// What a frame tells, its members in the order in which the reference shows them.
+#[derive(Serialize)]
+#[serde(untagged, rename_all_fields = "camelCase")]
+enum Told<'a> {
+    Thinking {
+        text: String,
+    },
+    ToolCall {
+        tool: &'a str,
+        /// Not as the model has written it, which may be several lines.
+        input: Option<Value>,
+    },
+    ToolResult {
+        tool: &'a str,
+        result: &'a str,
+        is_error: bool,
+        duration_ms: u64,
+    },
+    Output {
+        text: String,
+        cost: Amount,
+    },
+    Error {
+        code: &'a str,
+        message: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cost: Option<Amount>,
+    },
+}
+
 fn frame(event: &Event, reference: Option<&ContentRef>, bodies: &HashMap<String, String>) -> Option<Frame> {
     let body = reference.and_then(|reference| bodies.get(&reference.content_id.to_string()));
     let text = || {
@@ -124,33 +155,30 @@ fn frame(event: &Event, reference: Option<&ContentRef>, bodies: &HashMap<String,
             if text.is_empty() {
                 return None;
             }
-            ("thinking", json!({ "text": text }))
+            ("thinking", Told::Thinking { text })
         }
         Event::ToolStarted(started) => {
-            ("tool_call", json!({ "tool": started.tool, "input": body.map(|body| opened(body)) }))
+            let input = body.and_then(|body| serde_json::to_value(opened(body)).ok());
+            ("tool_call", Told::ToolCall { tool: &started.tool, input })
         }
         Event::ToolFinished(finished) => {
             let result = body.map_or("[interrupted]", String::as_str);
-            let data = json!({
-                "tool": finished.tool,
-                "result": result,
-                "isError": finished.is_error,
-                "durationMs": finished.duration_ms,
-            });
-            ("tool_result", data)
+            let (tool, is_error, duration_ms) = (&finished.tool, finished.is_error, finished.duration_ms);
+            ("tool_result", Told::ToolResult { tool, result, is_error, duration_ms })
         }
-        Event::TaskCompleted(ended) => ("output", json!({ "text": text(), "cost": usd(ended.cost) })),
+        Event::TaskCompleted(ended) => ("output", Told::Output { text: text(), cost: usd(ended.cost) }),
         Event::TaskFailed(ended) => {
             let failure = ended.failure.as_ref()?;
-            let data = json!({ "code": failure.code, "message": failure.message, "cost": usd(ended.cost) });
-            ("error", data)
+            let (code, message, cost) = (&failure.code, failure.message.clone(), Some(usd(ended.cost)));
+            ("error", Told::Error { code, message, cost })
         }
         Event::AgentLimitReached(reached) => {
             let limit = reached.excess.limit.as_str();
             let message = format!("The next piece of work does not fit {limit}.");
-            ("error", json!({ "code": "session_limit_exceeded", "message": message }))
+            ("error", Told::Error { code: "session_limit_exceeded", message, cost: None })
         }
         _ => return None,
     };
-    Some(Frame { event: name.to_owned(), data: data.to_string() })
+    let data = serde_json::to_string(&data).expect("a frame is plain data");
+    Some(Frame { event: name.to_owned(), data })
 }
