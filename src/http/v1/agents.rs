@@ -237,7 +237,8 @@ async fn listed(
     session_id: Option<SessionId>,
     mut query: Query,
 ) -> Result<Json<Page<Agent>>, Error> {
-    let filter = read::agent::Filter { session_id, status: query.word("status", "a status of an agent") };
+    let words = Status::ALL.map(Status::as_str).join(", ");
+    let filter = read::agent::Filter { session_id, status: query.word("status", &format!("one of {words}")) };
     let tenant = reader.tenant.id;
     let listing = Listing::read(&edge.app.keys.cursors, tenant, route, &mut query);
     query.finish()?;

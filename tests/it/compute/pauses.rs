@@ -7,6 +7,8 @@ use theazo_domain::organization::Mode;
 
 use super::runs::{docker, site, stands};
 use crate::support::site::Site;
+use crate::support::vendors::Fault;
+use crate::support::wait::until;
 
 /// It is suspended and woken as if nobody had been in a hurry: nothing is begun in a sandbox that is being suspended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,6 +36,28 @@ async fn a_program_for_an_agent_that_is_resumed_while_its_sandbox_is_suspended_w
     let first = |what: &str| seen.iter().position(|line| line.ends_with(what));
     assert!(first("/unpause").is_some() && first("/unpause") < first("/exec"), "{seen:?}");
     place.wire.satisfied();
+}
+
+/// What cannot be suspended costs its provider's money for longer; nobody has to wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_goes_on_also_where_its_provider_refuses_to_suspend_its_sandbox() {
+    let place = docker().await;
+    let (_site, api) = site(&place, None).await;
+    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
+    let created = api.post(&path, &json!({})).await.expect(201);
+    let id = created["id"].as_str().unwrap();
+    stands(&api, id, "idle").await;
+    for _ in 0..100 {
+        let words = r#"{"message":"no freezer cgroup"}"#.to_owned();
+        place.wire.fault("/pause", Fault::Status(500, vec![], words));
+    }
+    api.act(&format!("/v1/agents/{id}/pause")).await.expect(200);
+    until("the refusal", || place.wire.seen().iter().any(|line| line.ends_with("/pause")).then_some(()))
+        .await;
+    api.act(&format!("/v1/agents/{id}/resume")).await.expect(200);
+    let body = json!({ "lang": "bash", "code": "echo awake" });
+    let ran = api.post(&format!("/v1/agents/{id}/exec"), &body).await.expect(200);
+    assert_eq!(ran["stdout"], "awake\n");
 }
 
 /// However callers come between each other.
