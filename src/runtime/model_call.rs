@@ -78,7 +78,7 @@ impl Run<'_> {
 
     async fn opening(&self, call_id: CallId, own_key: bool, prepared: &Prepared) -> Result<Opening, Failure> {
         let input = u64::try_from(prepared.body.len()).unwrap_or(u64::MAX);
-        let worst_case = Tokens { input, output: u64::from(self.max_tokens()), ..Tokens::default() };
+        let worst_case = Tokens { input, output: prepared.most_output, ..Tokens::default() };
         // What tokens cost: nothing with a key of the organization's own.
         let card = self.desk.app.rates(self.desk.tenant.id).await?;
         let rates = if own_key { card.free() } else { card.model(&self.model.id) };

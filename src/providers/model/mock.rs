@@ -29,7 +29,13 @@ enum Answer {
 impl Model for Mock {
     fn prepare(&self, call: &Call) -> Prepared {
         let answer = serde_json::to_string(&answer(call)).expect("an answer is text");
-        Prepared { model: call.model.clone(), body: format!("{answer:BODY_BYTES$}").into_bytes() }
+        // What it counts does not depend on what is asked for.
+        let most_output = USAGE.output.max(u64::from(call.max_tokens));
+        Prepared {
+            model: call.model.clone(),
+            body: format!("{answer:BODY_BYTES$}").into_bytes(),
+            most_output,
+        }
     }
 
     async fn send(
@@ -86,6 +92,7 @@ mod tests {
     async fn ask(call: &Call) -> (Reply, String) {
         let prepared = Mock.prepare(call);
         assert!(prepared.body.len() >= 100, "its length bounds its tokens");
+        assert!(prepared.most_output >= USAGE.output, "whatever is asked for");
         let mut streamed = String::new();
         let key = Zeroizing::new(String::new());
         let reply = Mock.send(&prepared, &key, Duration::ZERO, &mut |text| streamed.push_str(text)).await;
@@ -105,7 +112,7 @@ mod tests {
             system: None,
             messages: vec![],
             tools: vec![tool("web_search"), tool("other")],
-            max_tokens: 4_096,
+            max_tokens: 1,
             temperature: None,
         };
         let mut ids = vec![];

@@ -143,6 +143,8 @@ pub struct Prepared {
     pub model: String,
     /// JSON.
     pub body: Vec<u8>,
+    /// Output tokens that it can come to at most.
+    pub most_output: u64,
 }
 
 /// The answer of a model.

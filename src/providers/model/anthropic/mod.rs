@@ -40,7 +40,8 @@ impl Anthropic {
 #[async_trait]
 impl Model for Anthropic {
     fn prepare(&self, call: &Call) -> Prepared {
-        Prepared { model: call.model.clone(), body: question::body(call) }
+        let most_output = u64::from(call.max_tokens);
+        Prepared { model: call.model.clone(), body: question::body(call), most_output }
     }
 
     async fn send(

@@ -32,7 +32,8 @@ impl OpenAi {
 #[async_trait]
 impl Model for OpenAi {
     fn prepare(&self, call: &Call) -> Prepared {
-        Prepared { model: call.model.clone(), body: question::body(call) }
+        let most_output = u64::from(call.max_tokens);
+        Prepared { model: call.model.clone(), body: question::body(call), most_output }
     }
 
     async fn send(
