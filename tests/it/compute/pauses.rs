@@ -5,7 +5,7 @@ use serde_json::json;
 use theazo_domain::key::Role;
 use theazo_domain::organization::Mode;
 
-use super::runs::{docker, site, stands};
+use super::runs::{agents_of_a_session, docker, idle, site};
 use crate::support::site::Site;
 use crate::support::vendors::Fault;
 use crate::support::wait::until;
@@ -15,10 +15,7 @@ use crate::support::wait::until;
 async fn a_program_for_an_agent_that_is_resumed_while_its_sandbox_is_suspended_waits_until_that_was_woken() {
     let place = docker().await;
     let (_site, api) = site(&place, None).await;
-    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
-    let created = api.post(&path, &json!({})).await.expect(201);
-    let id = created["id"].as_str().unwrap();
-    stands(&api, id, "idle").await;
+    let id = idle(&api, &agents_of_a_session(&api).await).await;
     let gate = place.wire.hold("/pause");
     api.act(&format!("/v1/agents/{id}/pause")).await.expect(200);
     gate.reached.notified().await;
@@ -43,10 +40,7 @@ async fn a_program_for_an_agent_that_is_resumed_while_its_sandbox_is_suspended_w
 async fn an_agent_goes_on_also_where_its_provider_refuses_to_suspend_its_sandbox() {
     let place = docker().await;
     let (_site, api) = site(&place, None).await;
-    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
-    let created = api.post(&path, &json!({})).await.expect(201);
-    let id = created["id"].as_str().unwrap();
-    stands(&api, id, "idle").await;
+    let id = idle(&api, &agents_of_a_session(&api).await).await;
     for _ in 0..100 {
         let words = r#"{"message":"no freezer cgroup"}"#.to_owned();
         place.wire.fault("/pause", Fault::Status(500, vec![], words));
@@ -65,7 +59,7 @@ async fn an_agent_goes_on_also_where_its_provider_refuses_to_suspend_its_sandbox
 async fn a_program_waits_for_its_sandbox_also_where_that_is_suspended_after_it_was_looked_at() {
     let site = Site::working(None).await;
     let api = site.organization(Mode::Test, 1_000_000).await.api(Role::Developer).await;
-    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
+    let path = agents_of_a_session(&api).await;
     let id = api.post(&path, &json!({})).await.expect(201)["id"].as_str().unwrap().to_owned();
     let path = |action: &str| format!("/v1/agents/{id}/{action}");
     let restless = async {

@@ -127,6 +127,19 @@ pub(super) async fn stands(api: &Api, agent: &str, status: &str) -> Value {
     .await
 }
 
+/// The path by which agents of a new session are created.
+pub(super) async fn agents_of_a_session(api: &Api) -> String {
+    format!("/v1/sessions/{}/agents", api.session("user_1").await)
+}
+
+/// An agent that was created by this path, once it is idle.
+pub(super) async fn idle(api: &Api, path: &str) -> String {
+    let created = api.post(path, &json!({})).await.expect(201);
+    let id = created["id"].as_str().unwrap();
+    stands(api, id, "idle").await;
+    id.to_owned()
+}
+
 /// Servers whose admin has this provider as the default.
 pub(super) async fn site(place: &Place, models: Option<&ModelServer>) -> (Arc<Site>, Api) {
     let allowed_networks = vec!["127.0.0.0/8".parse().unwrap()];
@@ -186,9 +199,7 @@ async fn refusals(api: &Api, place: &Place, path: &str) {
     let failed = stands(api, created["id"].as_str().unwrap(), "failed").await;
     assert_eq!(failed["error"]["code"], "provider_error", "{failed}");
     assert!(failed["error"]["message"].as_str().unwrap().contains(reason), "{failed}");
-    let created = api.post(path, &json!({})).await.expect(201);
-    let id = created["id"].as_str().unwrap();
-    stands(api, id, "idle").await;
+    let id = idle(api, path).await;
     let at = match place.name {
         "e2b" => "/process.Process/Start".to_owned(),
         "docker" => format!("/containers/theazo-{id}/exec"),
@@ -204,9 +215,7 @@ async fn refusals(api: &Api, place: &Place, path: &str) {
 /// A sandbox that a crash left to an agent that has ended is released after two looks; those of agents that live, and of
 /// agents that nobody here knows, are not.
 async fn left_behind(site: &Arc<Site>, api: &Api, place: &Place, (path, ended): (&str, &str)) {
-    let created = api.post(path, &json!({})).await.expect(201);
-    let living = created["id"].as_str().unwrap();
-    stands(api, living, "idle").await;
+    let living = idle(api, path).await;
     let app = &site.servers[0].app;
     let compute = compute_of(app, api.tenant, place.name.parse().unwrap()).await.unwrap();
     let ended: AgentId = ended.parse().unwrap();
@@ -222,7 +231,7 @@ async fn left_behind(site: &Arc<Site>, api: &Api, place: &Place, (path, ended): 
     assert_eq!(sweep.look().await.unwrap(), 0);
     let found = compute.list().await.unwrap();
     assert!(found.len() == 2 && found.iter().all(|(agent, _)| *agent != ended), "{found:?}");
-    stands(api, living, "idle").await;
+    stands(api, &living, "idle").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -245,14 +254,12 @@ async fn an_agent_lives_and_works_at_fly() {
 async fn what_a_crash_left_behind_a_webhook_is_found_and_what_is_used_is_not_touched() {
     let place = webhook().await;
     let (site, api) = site(&place, None).await;
-    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
-    let created = api.post(&path, &json!({})).await.expect(201);
-    let id = created["id"].as_str().unwrap();
-    stands(&api, id, "idle").await;
+    let path = agents_of_a_session(&api).await;
+    let id = idle(&api, &path).await;
     assert_eq!((place.held)(), 1);
     api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
     until_async("the sandbox to go", async || ((place.held)() == 0).then_some(())).await;
-    left_behind(&site, &api, &place, (&path, id)).await;
+    left_behind(&site, &api, &place, (&path, &id)).await;
     place.wire.satisfied();
 }
 
@@ -270,10 +277,8 @@ async fn is_removed_later(deletes_provider: bool) {
     let api = site.admin().await;
     let provider = json!({ "provider": "e2b", "credentials": place.credentials, "isDefault": true });
     api.post("/v1/providers", &provider).await.expect(201);
-    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
-    let created = api.post(&path, &json!({})).await.expect(201);
-    let id = created["id"].as_str().unwrap();
-    stands(&api, id, "idle").await;
+    let path = agents_of_a_session(&api).await;
+    let id = idle(&api, &path).await;
     // The vendor does not remove it when it is asked first.
     place.wire.fault("DELETE", Fault::Status(403, vec![], r#"{"code":403,"message":"not now"}"#.into()));
     api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
@@ -290,12 +295,10 @@ async fn is_removed_later(deletes_provider: bool) {
 async fn what_a_crash_left_on_this_machine_is_found_and_what_is_used_is_not_touched() {
     let site = Site::working(None).await;
     let api = site.admin().await;
-    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
+    let path = agents_of_a_session(&api).await;
     let mut ids = vec![];
     for _ in 0..2 {
-        let created = api.post(&path, &json!({})).await.expect(201);
-        ids.push(created["id"].as_str().unwrap().to_owned());
-        stands(&api, ids.last().unwrap(), "idle").await;
+        ids.push(idle(&api, &path).await);
     }
     let local = &site.servers[0].app.local;
     api.act(&format!("/v1/agents/{}/terminate", ids[0])).await.expect(200);
