@@ -52,7 +52,7 @@ async fn go_on(desk: Desk<'_>, agent_id: AgentId, kept: &mut Kept) -> Result<boo
         }
         tail.prepend(events, bodies);
         let whole = i64::try_from(page.len()).is_ok_and(|events| events < config::HISTORY_PAGE);
-        if let Some(conversation) = tail.conversation(&kept.conversation, whole) {
+        if let Some(conversation) = tail.conversation(&mut kept.conversation, whole) {
             kept.conversation = conversation;
             kept.position = tail.newest.unwrap_or(kept.position);
             return Ok(true);
@@ -79,10 +79,10 @@ impl Tail {
     }
 
     /// The conversation that it makes, behind what is known from before it; `None` where more has to be read. What goes
-    /// further back than a model is given the conversation need not be.
-    fn conversation(&self, before: &Conversation, whole: bool) -> Option<Conversation> {
+    /// further back than a model is given the conversation need not be. Where there is one, what was before it is taken.
+    fn conversation(&self, before: &mut Conversation, whole: bool) -> Option<Conversation> {
         if whole {
-            return Some(self.folded(before.clone(), self.events.len()));
+            return Some(self.folded(std::mem::take(before), self.events.len()));
         }
         let first = self.events.iter().rposition(|event| matches!(event, Event::TaskCreated(_)));
         let (true, Some(first)) = (self.bytes > config::CONVERSATION_BYTES, first) else { return None };
@@ -229,7 +229,7 @@ mod tests {
             let ids: Vec<String> = newer.iter().filter_map(content_of).collect();
             let found = ids.into_iter().map(|id| (id.clone(), bodies[&id].clone())).collect();
             tail.prepend(newer.iter().rev().cloned().collect(), found);
-            if let Some(conversation) = tail.conversation(&before, newer.len() < page) {
+            if let Some(conversation) = tail.conversation(&mut before, newer.len() < page) {
                 return (conversation, tail.events.len());
             }
         }

@@ -29,13 +29,9 @@ enum Answer {
 impl Model for Mock {
     fn prepare(&self, call: &Call) -> Prepared {
         let answer = serde_json::to_string(&answer(call)).expect("an answer is text");
+        let asked = Prepared::of(call, format!("{answer:BODY_BYTES$}").into_bytes());
         // What it counts does not depend on what is asked for.
-        let most_output = USAGE.output.max(u64::from(call.max_tokens));
-        Prepared {
-            model: call.model.clone(),
-            body: format!("{answer:BODY_BYTES$}").into_bytes(),
-            most_output,
-        }
+        Prepared { most_output: asked.most_output.max(USAGE.output), ..asked }
     }
 
     async fn send(

@@ -147,6 +147,13 @@ pub struct Prepared {
     pub most_output: u64,
 }
 
+impl Prepared {
+    /// The call in this body, to a model that keeps to what it is asked for.
+    fn of(call: &Call, body: Vec<u8>) -> Self {
+        Self { model: call.model.clone(), body, most_output: u64::from(call.max_tokens) }
+    }
+}
+
 /// The answer of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {

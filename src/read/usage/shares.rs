@@ -92,16 +92,6 @@ impl By {
     }
 }
 
-/// What is counted of a share, while the rows of one are added up.
-#[derive(Default)]
-struct Sums {
-    cost: Decimal,
-    sessions: i64,
-    agents: i64,
-    /// Entries, and sessions and agents that were created: where there are none, there is no share.
-    counted: i64,
-}
-
 /// What each used in a period, as it stood at a position of the log, in no order.
 ///
 /// # Errors
@@ -110,29 +100,24 @@ pub async fn shares(scope: Scope<'_>, by: By, period: Period, pin: Pin) -> Resul
     let pieces = Pieces::of(period, pin, &by.grains());
     let rows = scope.query_by_index(&by.sql(), &pieces.parameters()).await?;
     // Added up here: the database takes twice as long to sort, group and add the same rows.
-    let mut sums: HashMap<[&str; 3], (Option<&str>, Sums)> = HashMap::with_capacity(rows.len());
+    // Beside each share its entries, and sessions and agents that were created: where there are none, there is no share.
+    let mut shares: HashMap<[&str; 3], (i64, Share)> = HashMap::with_capacity(rows.len());
     for row in &rows {
         let part = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<&str>>(at)?.unwrap_or_default());
         let count = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<i64>>(at)?.unwrap_or_default());
         let external_id: Option<&str> = row.try_get(0)?;
-        let (_, sum) =
-            sums.entry([part(1)?, part(2)?, part(3)?]).or_insert_with(|| (external_id, Sums::default()));
-        sum.sessions += count(4)?;
-        sum.agents += count(5)?;
-        sum.counted += count(6)?;
-        sum.cost += row.try_get::<_, Decimal>(7)?;
+        let key = [part(1)?, part(2)?, part(3)?];
+        let (counted, share) = shares.entry(key).or_insert_with(|| {
+            let [user_id, session_id, agent_id] = key.map(str::to_owned);
+            let external_id = external_id.map(str::to_owned);
+            let (cost, sessions, agents) = (Decimal::ZERO, 0, 0);
+            (0, Share { external_id, user_id, session_id, agent_id, cost, sessions, agents })
+        });
+        share.sessions += count(4)?;
+        share.agents += count(5)?;
+        *counted += count(6)?;
+        share.cost += row.try_get::<_, Decimal>(7)?;
     }
     // What came after the position may have taken all of a share away again.
-    let shares = sums.into_iter().filter(|(_, (_, sum))| sum.counted != 0);
-    let share =
-        |([user_id, session_id, agent_id], (external_id, sum)): ([&str; 3], (Option<&str>, Sums))| Share {
-            external_id: external_id.map(str::to_owned),
-            user_id: user_id.to_owned(),
-            session_id: session_id.to_owned(),
-            agent_id: agent_id.to_owned(),
-            cost: sum.cost,
-            sessions: sum.sessions,
-            agents: sum.agents,
-        };
-    Ok(shares.map(share).collect())
+    Ok(shares.into_values().filter(|(counted, _)| *counted != 0).map(|(_, share)| share).collect())
 }

@@ -40,8 +40,7 @@ impl Anthropic {
 #[async_trait]
 impl Model for Anthropic {
     fn prepare(&self, call: &Call) -> Prepared {
-        let most_output = u64::from(call.max_tokens);
-        Prepared { model: call.model.clone(), body: question::body(call), most_output }
+        Prepared::of(call, question::body(call))
     }
 
     async fn send(
