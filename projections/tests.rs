@@ -231,5 +231,5 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "unconfirmed_calls@1",
         "unrated_usage@1",
     ];
-    assert_eq!((EPOCH, set), (8, expected.map(str::to_owned).to_vec()));
+    assert_eq!((EPOCH, set), (9, expected.map(str::to_owned).to_vec()));
 }

@@ -35,8 +35,9 @@ pub mod kind {
 
 /// How long after its agent's end a call to a model is closed that was not settled by then.
 const CALL_GRACE_MS: i64 = 30_000;
-/// How long after its start a caller's program is closed that was not told to have ended: past its time limit.
-const EXEC_GRACE_MS: i64 = 150_000;
+/// How long after its start a caller's program is closed that was not told to have ended and that no server says it is
+/// at: as long as a server may be silent.
+const EXEC_GRACE_MS: i64 = 10_000;
 
 /// The name of the projection.
 pub const NAME: &str = "work";

@@ -308,6 +308,9 @@ pub const MODEL_REST: Duration = Duration::from_millis(500);
 pub const MODEL_LONGEST_REST: Duration = Duration::from_secs(30);
 /// How long a call of a tool may take.
 pub const TOOL_DEADLINE: Duration = Duration::from_secs(135);
+/// How long a caller's program may go on once the server was told to stop: a little less than requests in flight, so that
+/// its record is closed.
+pub const EXEC_AFTER_STOP: Duration = Duration::from_secs(11);
 /// How long a program may run.
 pub const EXEC_LIMIT: Duration = Duration::from_secs(120);
 /// Bytes of each output of a program that are kept.

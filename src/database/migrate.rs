@@ -10,8 +10,15 @@ const LOCK: &str = "select pg_advisory_lock(7432816001)";
 
 /// Every function that looks over the wall between tenants, before a tenant is known. They return a tenant and an
 /// id; a test holds this list against the database.
-pub const DEFINER_FUNCTIONS: [&str; 6] =
-    ["claim_work", "find_key", "find_tenants", "release_lease", "release_leases", "renew_leases"];
+pub const DEFINER_FUNCTIONS: [&str; 7] = [
+    "claim_work",
+    "find_key",
+    "find_tenants",
+    "hold_work",
+    "release_lease",
+    "release_leases",
+    "renew_leases",
+];
 
 fn migrations() -> Result<Vec<Migration>, refinery::Error> {
     [
@@ -27,6 +34,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V10__budgets", include_str!("../../migrations/0010_budgets.sql")),
         ("V11__usage", include_str!("../../migrations/0011_usage.sql")),
         ("V12__append", include_str!("../../migrations/0012_append.sql")),
+        ("V14__hold_work", include_str!("../../migrations/0014_hold_work.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

@@ -11,7 +11,7 @@ use theazo_projections::work::kind;
 
 use super::conversation::{Bodies, Conversation, Next};
 use super::program::Secrets;
-use super::{Desk, Done, history, soon_after_stop};
+use super::{Desk, Done, after_stop, history};
 use crate::config;
 use crate::log::{Content, Failure, Recorded};
 use crate::read::agent::{self, Agent};
@@ -83,7 +83,7 @@ impl Run<'_> {
         let acted = tokio::select! {
             acted = self.take_turn(left) => acted,
             // Whoever goes on finds the call open, and closes it.
-            () = soon_after_stop(&app) => Ok(Acted::Ended),
+            () = after_stop(&app, config::LAST_MOMENT) => Ok(Acted::Ended),
         };
         spent("step", began.elapsed());
         acted
@@ -98,6 +98,10 @@ impl Run<'_> {
             }
             Next::Ask => self.ask(left).await,
             Next::Call(index) => self.call(index, left).await,
+            Next::Refused => {
+                let message = "The model's vendor did not let it answer: its rules refuse the task.";
+                self.fail("provider_error", message).await
+            }
             Next::Complete(output) => {
                 let command = Command::CompleteTask { epoch: self.epoch, output };
                 self.tell(command, vec![]).await?;
@@ -107,7 +111,7 @@ impl Run<'_> {
     }
 
     /// How much longer the run may take.
-    fn time_left(&self) -> Duration {
+    pub(super) fn time_left(&self) -> Duration {
         let ran_ms = self.conversation.ran_ms(self.desk.app.clock.now().millis());
         let left_ms = self.agent.timeout_s.saturating_mul(1_000) - ran_ms;
         Duration::from_millis(u64::try_from(left_ms).unwrap_or_default())
@@ -128,7 +132,7 @@ impl Run<'_> {
         match verdict? {
             Ok(accepted) => {
                 for recorded in &accepted.events {
-                    self.conversation.fold(&recorded.event, &bodies);
+                    self.conversation.fold(recorded.stored.at, &recorded.event, &bodies);
                 }
                 Ok(Some(accepted.events))
             }

@@ -6,8 +6,10 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use theazo_domain::Event;
+use theazo_domain::agent::{CallSettled, Stop};
 use theazo_domain::content::ContentRef;
 use theazo_domain::id::{CallId, ContentId, TaskId, ToolCallId};
+use theazo_domain::time::Timestamp;
 
 use crate::config;
 use crate::providers::model::{Message, ToolCall, ToolResult, Verbatim};
@@ -46,6 +48,8 @@ pub(crate) enum Next {
     Call(usize),
     /// The last answer is the output.
     Complete(ContentRef),
+    /// The model was not let answer.
+    Refused,
 }
 
 /// Where a task begins.
@@ -69,19 +73,23 @@ pub(crate) struct Conversation {
     pub(crate) pending: Option<Pending>,
     /// The last answer, where it called no tools.
     answer: Option<ContentRef>,
+    /// Whether the vendor's rules ended the last answer.
+    refused: bool,
     task: Option<TaskId>,
     /// What the task says.
     pub(crate) task_text: String,
     /// Answers of models in this task.
     pub(crate) turns: u32,
-    /// Running time of this task before the present stretch, and when that began, in milliseconds.
+    /// Running time of this task before the present stretch, when that began, and when it was seen to go on last, in
+    /// milliseconds.
     run_ms: i64,
     since_ms: Option<i64>,
+    seen_ms: i64,
 }
 
 impl Conversation {
-    /// Takes in an event of the agent, with the content that it refers to.
-    pub(crate) fn fold(&mut self, event: &Event, bodies: &Bodies) {
+    /// Takes in an event of the agent, which happened then, with the content that it refers to.
+    pub(crate) fn fold(&mut self, at: Timestamp, event: &Event, bodies: &Bodies) {
         let body = |reference: &ContentRef| bodies.get(&reference.content_id.to_string()).cloned();
         match event {
             Event::TaskCreated(created) => {
@@ -93,17 +101,15 @@ impl Conversation {
                 self.say(text, created.task.content_id);
                 self.shorten();
             }
+            // Claimed anew while it ran: its server was gone, and what is known of it ends with what it did last.
             Event::TaskClaimed(claimed) => {
-                self.since_ms.get_or_insert(claimed.at.millis());
+                self.rest(self.seen_ms);
+                self.since_ms = Some(claimed.at.millis());
             }
-            Event::AgentPaused(paused) => {
-                if let Some(since) = self.since_ms.take() {
-                    self.run_ms += (paused.at.millis() - since).max(0);
-                }
-            }
+            Event::AgentPaused(paused) => self.rest(paused.at.millis()),
             Event::CallSettled(settled) if Some(settled.task_id) == self.task => {
                 let reply = body(&settled.reply).and_then(|body| serde_json::from_str::<Reply>(&body).ok());
-                self.answered(settled.call_id, &settled.reply, reply);
+                self.answered(settled, reply);
             }
             Event::ToolStarted(started) => {
                 if let Some(pending) = &mut self.pending
@@ -118,20 +124,32 @@ impl Conversation {
                 let text = text.unwrap_or_else(|| ERASED.to_owned());
                 self.tool_finished(finished.tool_call_id, text, finished.is_error);
             }
-            _ => {}
+            _ => return,
+        }
+        // Whoever goes on after a crash tells of a tool that its server was lost with.
+        if !matches!(event, Event::ToolFinished(finished) if finished.result.is_none()) {
+            self.seen_ms = at.millis();
         }
     }
 
-    fn answered(&mut self, call_id: CallId, reference: &ContentRef, reply: Option<Reply>) {
+    /// Running time ends for now.
+    fn rest(&mut self, at_ms: i64) {
+        if let Some(since) = self.since_ms.take() {
+            self.run_ms += (at_ms - since).max(0);
+        }
+    }
+
+    fn answered(&mut self, settled: &CallSettled, reply: Option<Reply>) {
         self.turns += 1;
+        self.refused = settled.stop == Stop::Refusal;
         let gone = Reply { text: ERASED.to_owned(), tool_calls: vec![], verbatim: None };
         let Reply { text, tool_calls, verbatim } = reply.unwrap_or(gone);
         if tool_calls.is_empty() {
-            self.answer = Some(reference.clone());
+            self.answer = Some(settled.reply.clone());
         } else {
             let results = vec![None; tool_calls.len()];
             let (calls, started) = (tool_calls.clone(), HashMap::new());
-            self.pending = Some(Pending { call_id, calls, results, started });
+            self.pending = Some(Pending { call_id: settled.call_id, calls, results, started });
         }
         // An answer of nothing is none that could be given back to a vendor.
         if !text.is_empty() || !tool_calls.is_empty() {
@@ -168,7 +186,7 @@ impl Conversation {
     /// A new task begins: an earlier one that was given up may have left its tools uncalled.
     fn abandon(&mut self) {
         self.hand_over();
-        self.answer = None;
+        (self.answer, self.refused) = (None, false);
     }
 
     /// Vendors want turns to alternate, so what the user says after something of their own goes on there.
@@ -207,6 +225,9 @@ impl Conversation {
 
     /// What comes next in the task.
     pub(crate) fn next(&self) -> Next {
+        if self.refused {
+            return Next::Refused;
+        }
         if let Some(pending) = &self.pending {
             let open = pending.results.iter().position(Option::is_none);
             return open.map_or(Next::Ask, Next::Call);
@@ -272,7 +293,7 @@ const NOT_CALLED: &str = "[not called] The task ended before this was called.";
 
 #[cfg(test)]
 pub(super) mod tests {
-    use theazo_domain::agent::{CallSettled, Stop, TaskCreated, Tokens, ToolFinished, ToolStarted};
+    use theazo_domain::agent::{Cause, Paused, TaskClaimed, TaskCreated, Tokens, ToolFinished, ToolStarted};
     use theazo_domain::charge::{Booking, Place};
     use theazo_domain::id::{AgentId, ContentId, OrganizationId, SessionId, UserId};
     use ulid::Ulid;
@@ -347,7 +368,7 @@ pub(super) mod tests {
     fn told(events: &[Event], bodies: &Bodies) -> Conversation {
         let mut conversation = Conversation::default();
         for event in events {
-            conversation.fold(event, bodies);
+            conversation.fold(Timestamp::default(), event, bodies);
         }
         conversation
     }
@@ -395,6 +416,39 @@ pub(super) mod tests {
             .collect();
         assert_eq!(roles, ["user", "assistant", "tools", "user"]);
         assert_eq!(conversation.task_text, "Third.");
+    }
+
+    #[test]
+    fn running_time_leaves_out_pauses_and_the_time_in_which_no_server_was_at_it() {
+        let bodies = bodies(&[(1, "Do it."), (2, CALLS)]);
+        let mut conversation = Conversation::default();
+        let mut at = |ms, event| conversation.fold(Timestamp::from_millis(ms), &event, &bodies);
+        let claimed = |ms| {
+            let (place, task_id) = (place(), TaskId::from_ulid(Ulid::from_parts(1, 0)));
+            Event::TaskClaimed(TaskClaimed { place, task_id, epoch: 1, at: Timestamp::from_millis(ms) })
+        };
+        at(0, task(1));
+        at(1_000, claimed(1_000));
+        at(3_000, settled(1, 2));
+        at(3_500, tool(10, 0));
+        // Its server is killed, and another takes it up a minute later.
+        at(60_000, finished(10, None));
+        at(60_000, claimed(60_000));
+        at(61_000, tool(11, 1));
+        let moment = Timestamp::from_millis(62_000);
+        at(62_000, Event::AgentPaused(Paused { place: place(), cause: Cause::Caller, at: moment }));
+        at(99_000, claimed(99_000));
+        assert_eq!(conversation.ran_ms(100_000), 2_500 + 2_000 + 1_000);
+    }
+
+    #[test]
+    fn an_answer_that_the_vendors_rules_ended_is_no_output() {
+        let bodies = bodies(&[(1, "Do it."), (2, r#"{"text":""}"#), (5, "Something else.")]);
+        let Event::CallSettled(mut refused) = settled(1, 2) else { panic!("a call") };
+        refused.stop = Stop::Refusal;
+        let events = [task(1), Event::CallSettled(refused), task(5)];
+        assert!(matches!(told(&events[..2], &bodies).next(), Next::Refused));
+        assert!(matches!(told(&events, &bodies).next(), Next::Ask));
     }
 
     #[test]

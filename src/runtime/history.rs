@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
 use theazo_domain::id::AgentId;
+use theazo_domain::time::Timestamp;
 use theazo_domain::{Event, Subject};
 
 use super::Desk;
@@ -44,8 +45,13 @@ async fn go_on(desk: Desk<'_>, agent_id: AgentId, kept: &mut Kept) -> Result<boo
         if let (None, Some(newest)) = (tail.newest, page.first()) {
             tail.newest = Some(newest.position);
         }
-        let events = page.iter().map(|stored| desk.app.log.decode(stored)).collect::<Result<Vec<_>, _>>()?;
-        let ids = events.iter().filter_map(content_of).chain(oldest.clone()).collect::<Vec<_>>();
+        let decoded = page.iter().map(|stored| Ok((stored.at, desk.app.log.decode(stored)?)));
+        let events = decoded.collect::<Result<Vec<_>, Failure>>()?;
+        let ids = events
+            .iter()
+            .filter_map(|(_, event)| content_of(event))
+            .chain(oldest.clone())
+            .collect::<Vec<_>>();
         let bodies = agent::bodies(desk.scope(), &ids).await?;
         if oldest.as_ref().is_some_and(|oldest| !bodies.contains_key(oldest)) {
             return Ok(false);
@@ -64,7 +70,7 @@ async fn go_on(desk: Desk<'_>, agent_id: AgentId, kept: &mut Kept) -> Result<boo
 /// The end of what happened to an agent, as far as it was read: newest first, with the content.
 #[derive(Default)]
 struct Tail {
-    events: Vec<Event>,
+    events: Vec<(Timestamp, Event)>,
     bodies: Bodies,
     bytes: usize,
     newest: Option<i64>,
@@ -72,10 +78,10 @@ struct Tail {
 
 impl Tail {
     /// Takes in what was before, newest first.
-    fn prepend(&mut self, events: Vec<Event>, bodies: Bodies) {
+    fn prepend(&mut self, events: Vec<(Timestamp, Event)>, bodies: Bodies) {
         self.bytes += bodies.values().map(String::len).sum::<usize>();
         self.bodies.extend(bodies);
-        self.events.extend(events.into_iter().filter(|event| !forgotten(event)));
+        self.events.extend(events.into_iter().filter(|(_, event)| !forgotten(event)));
     }
 
     /// The conversation that it makes, behind what is known from before it; `None` where more has to be read. What goes
@@ -84,15 +90,15 @@ impl Tail {
         if whole {
             return Some(self.folded(std::mem::take(before), self.events.len()));
         }
-        let first = self.events.iter().rposition(|event| matches!(event, Event::TaskCreated(_)));
+        let first = self.events.iter().rposition(|(_, event)| matches!(event, Event::TaskCreated(_)));
         let (true, Some(first)) = (self.bytes > config::CONVERSATION_BYTES, first) else { return None };
         let conversation = self.folded(Conversation::default(), first + 1);
         conversation.reaches_back_far_enough().then_some(conversation)
     }
 
     fn folded(&self, mut conversation: Conversation, newest: usize) -> Conversation {
-        for event in self.events[..newest].iter().rev() {
-            conversation.fold(event, &self.bodies);
+        for (at, event) in self.events[..newest].iter().rev() {
+            conversation.fold(*at, event, &self.bodies);
         }
         conversation
     }
@@ -189,7 +195,7 @@ mod tests {
     }
 
     /// The events of tasks, oldest first, with their content. A task is as long as it says, in kilobytes.
-    fn happened(tasks: &[(usize, Came)]) -> (Vec<Event>, Bodies) {
+    fn happened(tasks: &[(usize, Came)]) -> (Vec<(Timestamp, Event)>, Bodies) {
         let (mut events, mut bodies) = (vec![], Bodies::new());
         for (number, (kilobytes, came)) in (1..).map(|number| number * 10).zip(tasks) {
             let mut put = |id: u64, body: String| bodies.insert(reference(id).content_id.to_string(), body);
@@ -214,19 +220,26 @@ mod tests {
                 put(number + 4, reply(vec![]));
             }
         }
-        (events, bodies)
+        // Each a second after the one before.
+        let moments = (1..).map(|second| Timestamp::from_millis(second * 1_000));
+        (moments.zip(events).collect(), bodies)
     }
 
     /// Reads what happened from its end on, so many events at a time, as far as is needed: behind what is known of the
     /// first of them. Gives the conversation, and how many events were read.
-    fn read(events: &[Event], bodies: &Bodies, known: usize, page: usize) -> (Conversation, usize) {
+    fn read(
+        events: &[(Timestamp, Event)],
+        bodies: &Bodies,
+        known: usize,
+        page: usize,
+    ) -> (Conversation, usize) {
         let mut before = Conversation::default();
-        events[..known].iter().for_each(|event| before.fold(event, bodies));
+        events[..known].iter().for_each(|(at, event)| before.fold(*at, event, bodies));
         let (mut tail, mut left) = (Tail::default(), &events[known..]);
         loop {
             let (older, newer) = left.split_at(left.len().saturating_sub(page));
             left = older;
-            let ids: Vec<String> = newer.iter().filter_map(content_of).collect();
+            let ids: Vec<String> = newer.iter().filter_map(|(_, event)| content_of(event)).collect();
             let found = ids.into_iter().map(|id| (id.clone(), bodies[&id].clone())).collect();
             tail.prepend(newer.iter().rev().cloned().collect(), found);
             if let Some(conversation) = tail.conversation(&mut before, newer.len() < page) {
@@ -255,7 +268,7 @@ mod tests {
         ) {
             let (events, bodies) = happened(&tasks);
             let mut all = Conversation::default();
-            events.iter().for_each(|event| all.fold(event, &bodies));
+            events.iter().for_each(|(at, event)| all.fold(*at, event, &bodies));
             let (read, _) = read(&events, &bodies, known.min(events.len()), page);
             prop_assert!(read.messages() == all.messages());
             prop_assert_eq!(format!("{:?}", read.next()), format!("{:?}", all.next()));
@@ -278,7 +291,7 @@ mod tests {
         let (events, bodies) = happened(&[(1024, Came::Answer)]);
         for number in 1..=100 {
             let mut kept = Kept { position: 7, ..Kept::default() };
-            events.iter().for_each(|event| kept.conversation.fold(event, &bodies));
+            events.iter().for_each(|(at, event)| kept.conversation.fold(*at, event, &bodies));
             conversations.keep((tenant, agent(number)), kept);
         }
         let kept = |number: u64| conversations.take((tenant, agent(number))).is_some();

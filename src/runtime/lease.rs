@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use theazo_domain::time::Timestamp;
+use tokio_postgres::types::ToSql;
 
 use crate::config;
 use crate::database::{Database, Error, system_time};
@@ -61,6 +62,16 @@ impl Leases {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         tenants.extend(all.into_iter().map(|tenant| (tenant.id, tenant)));
         known(&tenants).ok_or_else(|| Error::Row(format!("work of tenant {}, which does not exist", id.0)))
+    }
+
+    /// Says that this server is at a piece of work. False where another has taken it.
+    pub(crate) async fn hold(&self, piece: &Piece, dictated: Option<Timestamp>) -> Result<bool, Error> {
+        let client = self.database.reading().await?;
+        let statement = client.prepare_cached("select hold_work($1, $2, $3, $4, $5, $6)").await?;
+        let (tenant, at) = (piece.tenant.id, dictated.map(system_time));
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&self.worker, &tenant, &piece.kind, &piece.subject, &lease_ms(), &at];
+        Ok(client.query_one(&statement, &parameters).await?.get(0))
     }
 
     /// Says that this server is still at all that it has taken.

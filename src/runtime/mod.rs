@@ -3,6 +3,7 @@
 
 mod agent_loop;
 mod conversation;
+mod held;
 mod history;
 mod lease;
 mod model_call;
@@ -13,6 +14,7 @@ mod tool_call;
 mod vendors;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use theazo_domain::agent_config::ProviderName;
 use theazo_domain::id::{AgentId, ExecId, RequestId};
@@ -28,6 +30,7 @@ use crate::providers::compute::{self, Compute};
 use crate::read::agent::Agent;
 use crate::{config, random, read};
 
+pub(crate) use held::Held;
 pub use history::Conversations;
 use lease::{Leases, Piece};
 pub(crate) use program::{Asked, Secrets, run as run_program};
@@ -278,11 +281,11 @@ impl Desk<'_> {
     }
 }
 
-/// Ends a little after the server was told to stop: what waits for others gives up then.
-pub(crate) async fn soon_after_stop(app: &App) {
+/// Ends so long after the server was told to stop: what waits for others gives up then.
+pub(crate) async fn after_stop(app: &App, moment: Duration) {
     let mut stopping = app.stopping.subscribe();
     if stopping.wait_for(|stopping| *stopping).await.is_err() {
         std::future::pending::<()>().await;
     }
-    tokio::time::sleep(config::LAST_MOMENT).await;
+    tokio::time::sleep(moment).await;
 }

@@ -12,10 +12,13 @@ use zeroize::Zeroizing;
 
 use super::agent_loop::{Acted, Run, ends, spent};
 use super::conversation::Reply as Said;
-use crate::log::{Content, Failure};
+use crate::log::{Content, Failure, Stored};
 use crate::providers::model::{Call, CallError, Model, Prepared, Reply, ToolCall, Vendor, Verbatim};
 use crate::providers::tools::input;
 use crate::{config, planted, random};
+
+/// The types of events after which a run does not go on.
+const RESTS_END: [&str; 4] = ["agent.paused", "agent.terminated", "agent.failed", "task.failed"];
 
 impl Run<'_> {
     /// Asks the model what comes next.
@@ -151,11 +154,28 @@ impl Run<'_> {
         self.failures += 1;
         match rest {
             Some(rest) if self.failures <= config::MODEL_REPEATS => {
-                tokio::time::sleep(rest.min(config::MODEL_LONGEST_REST)).await;
+                self.rest(rest.min(config::MODEL_LONGEST_REST)).await?;
                 Ok(Acted::On)
             }
             _ => self.fail("provider_error", message).await,
         }
+    }
+
+    /// Waits before the next call: no longer than the run may take, and than it is to go on at all.
+    async fn rest(&self, rest: Duration) -> Result<(), Failure> {
+        let app = self.desk.app;
+        let mut reader = app.log.follow(self.desk.tenant, None).await?;
+        let id = self.agent.id.to_string();
+        let told_off = async {
+            loop {
+                let events = reader.next().await?;
+                let ends = |stored: &Stored| RESTS_END.contains(&stored.kind.as_str());
+                if events.iter().any(|stored| ends(stored) && stored.subjects.contains(&id)) {
+                    return Ok(());
+                }
+            }
+        };
+        timeout(rest.min(self.time_left()), told_off).await.unwrap_or(Ok(()))
     }
 
     /// A call of a tool without secrets. Ids and names have to be such as vendors take back.

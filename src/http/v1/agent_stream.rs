@@ -25,7 +25,7 @@ use crate::http::error::Error;
 use crate::http::query::{Id, Query};
 use crate::http::sse::{self, Frame, LastSeen, Made, Show};
 use crate::log::{Stored, Tenant, read as log_read};
-use crate::read;
+use crate::{config, read};
 
 /// Streams what an agent does (Server-Sent Events): `thinking`, `tool_call`, `tool_result`, `output` and `error`.
 /// `Last-Event-ID`, or else `after`, replays from there first. It ends when the agent has ended.
@@ -49,12 +49,41 @@ pub(crate) async fn stream(
     let agent = read::agent::get(scope, id).await?.ok_or_else(|| missing(id))?;
     if matches!(agent.status, Status::Terminated | Status::Failed) {
         let end = log_read::ending_of_agent(scope, &id.to_string()).await?;
-        if last.is_none_or(|last| last >= end) {
+        let shows_more = match last {
+            Some(last) => frames_follow(&edge, reader.tenant, id, (last, end)).await?,
+            None => false,
+        };
+        if !shows_more {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
     let show = Show::Agent(id.to_string());
     sse::follow(edge, reader.into_caller(), last, show).await
+}
+
+/// Whether an agent's stream has a frame between two positions. The end of an agent has none itself: whoever asks again
+/// names the last frame that there was.
+async fn frames_follow(
+    edge: &Edge,
+    tenant: Tenant,
+    id: AgentId,
+    (after, mut below): (i64, i64),
+) -> Result<bool, Error> {
+    let subject = id.to_string();
+    loop {
+        let scope = edge.app.log.scope(tenant.id);
+        let between = (after, below);
+        let page = log_read::newest_of(scope, (&subject, &KINDS), between, config::HISTORY_PAGE).await?;
+        for stored in &page {
+            if edge.frames.of(edge, tenant, stored).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        match page.last() {
+            Some(oldest) => below = oldest.position,
+            None => return Ok(false),
+        }
+    }
 }
 
 /// A frame that is being made, or was.

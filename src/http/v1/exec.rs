@@ -23,7 +23,7 @@ use crate::http::idempotency::{decide, judged, respond, success};
 use crate::http::query::Id;
 use crate::log::{Answer, Answered, Answering, Content, Submission};
 use crate::providers::compute::{self, End, Finished, Language};
-use crate::runtime::{Asked, Desk, Secrets, run_program};
+use crate::runtime::{Asked, Desk, Held, Secrets, after_stop, run_program};
 use crate::{config, read};
 
 /// A program to run.
@@ -185,6 +185,14 @@ struct Run {
 impl Run {
     async fn finish(self) -> Result<Response, Error> {
         let desk = Desk { app: &self.edge.app, tenant: self.caller.tenant };
+        // Where it cannot be held it is not run, and its record is closed soon.
+        let held = Held::take(desk, self.exec_id).await?.ok_or_else(closed)?;
+        let answer = self.run(desk).await;
+        held.let_go().await;
+        answer
+    }
+
+    async fn run(&self, desk: Desk<'_>) -> Result<Response, Error> {
         let (language, code) = (self.language, self.code.clone());
         let asked = Asked { language, code, timeout: config::EXEC_LIMIT };
         let running = async {
@@ -196,38 +204,56 @@ impl Run {
             run_program(desk, &agent, &mut secrets, asked).await
         };
         let limit = config::EXEC_LIMIT + config::COMPUTE_RUN_GRACE;
-        let ended = tokio::time::timeout(limit, running).await;
-        let ended =
-            ended.unwrap_or_else(|_| Err(compute::Error::Unavailable("it did not answer".to_owned())));
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(limit, running) => Some(ended),
+            () = after_stop(desk.app, config::EXEC_AFTER_STOP) => None,
+        };
+        let ended = ended.map(|ended| {
+            ended.unwrap_or_else(|_| Err(compute::Error::Unavailable("it did not answer".to_owned())))
+        });
+        let Some(ended) = ended else {
+            self.tell(desk, ExecOutcome::Interrupted, None).await?;
+            let message = "The server was stopped while the program ran; it is not known what came of it.";
+            return Err(Error::Unavailable(message.to_owned()));
+        };
         let (outcome, answer) = match ended {
             Ok(finished) if finished.end == End::TimedOut => (ExecOutcome::TimedOut, Err(too_long())),
             Ok(finished) => (ExecOutcome::Finished, Ok(shown(finished))),
             Err(error) => (ExecOutcome::ProviderError, Err(Error::Upstream(format!("{error}.")))),
         };
-        self.tell(desk, outcome, answer.as_ref().ok()).await?;
+        let recorded = self.tell(desk, outcome, answer.as_ref().ok()).await?;
         let result = answer?;
+        if !recorded {
+            return Err(closed());
+        }
         let answer = success(StatusCode::OK, &result);
         Ok(respond(Answered { answer, replayed: false }))
     }
 
-    /// Records how it ended. Where the agent was ended meanwhile the record is closed already.
+    /// Records how it ended. False where its record is closed already.
     async fn tell(
         &self,
         desk: Desk<'_>,
         outcome: ExecOutcome,
         result: Option<&ExecResult>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let now = self.edge.app.clock.now();
         let duration_ms = result.map_or(0, |result| result.duration_ms);
         let body = result.map(|result| serde_json::to_string(result).expect("a result is plain data"));
         let (content, result) = body.map(|body| Content::new(now, body)).unzip();
         let command = agent::Command::FinishExec { exec_id: self.exec_id, outcome, result, duration_ms };
         match desk.tell(self.agent_id, command, content.into_iter().collect()).await? {
-            Ok(_) | Err(Refusal::Conflict(_)) => {}
-            Err(refusal) => return Err(Error::from(&refusal)),
+            Ok(_) => Ok(true),
+            Err(Refusal::Conflict(_)) => Ok(false),
+            Err(refusal) => Err(Error::from(&refusal)),
         }
-        Ok(())
     }
+}
+
+/// The record of a program was closed before it had ended.
+fn closed() -> Error {
+    let why = "its agent has ended, or this server was silent for too long";
+    Error::Conflict(format!("The program was given up while it ran: {why}."))
 }
 
 fn too_long() -> Error {

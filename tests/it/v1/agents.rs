@@ -1,6 +1,7 @@
 //! Agents: they run tasks with a model and its tools, and callers' programs, in sandboxes of this machine.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use serde_json::{Value, json};
@@ -312,6 +313,58 @@ async fn a_run_that_does_not_fit_its_cost_limit_pauses_and_goes_on_when_that_is_
     assert_eq!(ended(&api, &task).await["status"], "completed");
 }
 
+/// A vendor that wants to be left alone for half a minute before it answers.
+async fn resting() -> ModelServer {
+    ModelServer::new(|asked| match asked.number {
+        0 => Answer::Error { status: 429, retry_after: Some("30"), body: String::new() },
+        _ => Turn::says("Rested.").into(),
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rest_that_a_vendor_asks_for_ends_with_the_time_of_the_run() {
+    let server = resting().await;
+    let site = Site::working(Some(&server)).await;
+    let api = site.admin().await;
+    let id = agent(&api, &json!({ "timeout": 2 })).await;
+    let began = Instant::now();
+    let task = ended(&api, &run(&api, &id, "x").await).await;
+    assert_eq!((&task["status"], &task["error"]["code"]), (&json!("failed"), &json!("timeout")));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rest_that_a_vendor_asks_for_ends_with_a_pause() {
+    let server = resting().await;
+    let site = Site::working(Some(&server)).await;
+    let api = site.admin().await;
+    let id = agent(&api, &json!({})).await;
+    let began = Instant::now();
+    let task = run(&api, &id, "x").await;
+    wait::until_async("the vendor to refuse", async || {
+        kinds(&api, &id).await.contains(&"model.call_released".to_owned()).then_some(())
+    })
+    .await;
+    api.act(&format!("/v1/agents/{id}/pause")).await.expect(200);
+    stands(&api, &id, "paused").await;
+    api.act(&format!("/v1/agents/{id}/resume")).await.expect(200);
+    assert_eq!(ended(&api, &task).await["output"], "Rested.");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_a_vendors_rules_ended_is_a_failure() {
+    let turn = || Turn { stop: Some("refusal"), ..Turn::says("") };
+    let server = ModelServer::new(move |_| turn().into()).await;
+    let site = Site::working(Some(&server)).await;
+    let api = site.admin().await;
+    let id = agent(&api, &json!({})).await;
+    let task = ended(&api, &run(&api, &id, "x").await).await;
+    assert_eq!((&task["status"], &task["error"]["code"]), (&json!("failed"), &json!("provider_error")));
+    stands(&api, &id, "idle").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_replays_what_an_agent_did_and_ends_with_it() {
     let site = Site::working(None).await;
@@ -329,8 +382,8 @@ async fn a_stream_replays_what_an_agent_did_and_ends_with_it() {
     assert!(text.contains(r#"data: {"tool":"write_file","input":{"#), "{text}");
     assert!(text.contains(r#"data: {"text":"Mock response to: Hello","cost":{"amount":"#), "{text}");
     let last = text.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap();
-    let more = api.get(&format!("{path}?after={last}")).await;
-    assert_eq!(String::from_utf8(more.body).unwrap(), "");
+    // As a browser asks again: with the last frame that it was given.
+    assert_eq!(api.get(&format!("{path}?after={last}")).await.status, 204);
     let head = api.head().await;
     assert_eq!(api.get(&format!("{path}?after={head}")).await.status, 204);
 }
