@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 use super::Edge;
 use super::auth::Caller;
-use super::error::Error;
+use super::error::{Error, Field};
 use super::query::Query;
 use super::v1::{agent_stream, events};
 use crate::log::{FeedReader, Stored, TenantId};
@@ -31,16 +31,21 @@ impl<S: Send + Sync> FromRequestParts<S> for LastSeen {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        let (name, text) = match parts.headers.get("last-event-id") {
-            Some(value) => ("Last-Event-ID", value.to_str().unwrap_or("?").to_owned()),
-            None => match Query::from_request_parts(parts, state).await?.plain("after") {
-                Some(after) => ("after", after),
-                None => return Ok(Self(None)),
-            },
+        let header = parts.headers.get("last-event-id");
+        let header = header.map(|value| value.to_str().unwrap_or("?").to_owned());
+        let after = Query::from_request_parts(parts, state).await?.plain("after");
+        let mut fields = vec![];
+        let mut read = |name: &str, text: Option<String>| {
+            let text = text?;
+            let position = position(&text);
+            if position.is_none() {
+                let rule = "must be a position of the log: a whole number from 0 on";
+                fields.push(Field::new(name, "position", rule));
+            }
+            position
         };
-        position(&text).map(|position| Self(Some(position))).ok_or_else(|| {
-            Error::field(name, "position", "must be a position of the log: a whole number from 0 on")
-        })
+        let (header, after) = (read("Last-Event-ID", header), read("after", after));
+        if fields.is_empty() { Ok(Self(header.or(after))) } else { Err(Error::Unprocessable(fields)) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use theazo_domain::Event;
-use theazo_domain::agent::{Answer, Command, Opening, Tokens};
+use theazo_domain::agent::{Answer, Command, Opening, Stop, Tokens};
 use theazo_domain::id::CallId;
 use theazo_domain::organization::Mode;
 use tokio::time::timeout;
@@ -215,7 +215,7 @@ impl Run<'_> {
             reply: reference,
             tool_calls: count,
             vendor_id: reply.vendor_id.as_deref().map(|id| self.secrets.mask(id)),
-            completes: count == 0,
+            completes: count == 0 && reply.stop != Stop::Refusal,
         };
         let Some(events) = self.tell(Command::SettleCall(answer), vec![content]).await? else {
             return Ok(Acted::Ended);

@@ -73,17 +73,7 @@ pub(crate) struct Budget {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     user_id: Option<String>,
-    /// Null where the budget was removed; then nothing below is there.
-    #[schema(required = true)]
-    limit: Option<Amount>,
-    #[serde(flatten)]
-    use_of_it: Option<BudgetInUse>,
-}
-
-/// How far a budget is used.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct BudgetInUse {
+    limit: Amount,
     #[schema(schema_with = period)]
     period: CostPeriod,
     /// Percent, in rising order.
@@ -103,6 +93,28 @@ pub(crate) struct BudgetInUse {
     resets_at: Option<Timestamp>,
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
+}
+
+/// That there is no such budget any more.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RemovedBudget {
+    #[schema(schema_with = scope)]
+    scope: Scope,
+    /// Your own identifier of the user, where it was a user's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    user_id: Option<String>,
+    #[schema(schema_with = nothing)]
+    limit: (),
+}
+
+/// A budget as it is now.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum BudgetNow {
+    Set(Budget),
+    Removed(RemovedBudget),
 }
 
 impl Input for NewBudget {
@@ -132,7 +144,7 @@ impl Input for NewBudget {
 
 /// Sets the budget of a user or of the organization, or removes it.
 #[utoipa::path(put, operation_id = "setBudget", path = "/v1/billing/budgets", tag = "billing", request_body = NewBudget,
-    responses((status = 200, body = Budget)))]
+    responses((status = 200, body = BudgetNow)))]
 pub(crate) async fn set(
     State(edge): State<Edge>,
     writer: Writer,
@@ -195,15 +207,18 @@ fn answer(
     now: Timestamp,
 ) -> Result<Answer, database::Error> {
     let scope = if user_id.is_some() { Scope::User } else { Scope::Organization };
-    let removed = Budget { scope, user_id, limit: None, use_of_it: None };
-    let budget = found.map_or(removed, |row| Budget::used_by(row, now));
+    let removed = BudgetNow::Removed(RemovedBudget { scope, user_id, limit: () });
+    let budget = found.map_or(removed, |row| BudgetNow::Set(Budget::used_by(row, now)));
     Ok(success(StatusCode::OK, &budget))
 }
 
 impl Budget {
     fn used_by(row: read::budget::Budget, now: Timestamp) -> Self {
         let limit = Decimal::new(row.amount, 2);
-        let use_of_it = BudgetInUse {
+        Self {
+            scope: row.scope,
+            user_id: row.user_id,
+            limit: usd(limit),
             period: row.period,
             thresholds: row.thresholds,
             action: row.action,
@@ -213,8 +228,7 @@ impl Budget {
             percentage: percentage(row.spent, limit),
             resets_at: resets_at(row.period, now),
             updated_at: row.updated_at,
-        };
-        Self { scope: row.scope, user_id: row.user_id, limit: Some(usd(limit)), use_of_it: Some(use_of_it) }
+        }
     }
 }
 
@@ -274,6 +288,11 @@ fn or_null(mut words: Object) -> Object {
     words.schema_type = [Type::String, Type::Null].into_iter().collect();
     words.enum_values.get_or_insert_default().push(Value::Null);
     words
+}
+
+/// The schema of null.
+fn nothing() -> Object {
+    ObjectBuilder::new().schema_type(Type::Null).build()
 }
 
 /// The schema of a scope.

@@ -106,6 +106,10 @@ async fn a_budget_is_set_listed_replaced_and_removed() {
     assert_eq!((&second["data"][0], &second["hasMore"]), (&budgets[1], &json!(false)));
     let removed = set(&api, &json!({ "userId": "new one", "amount": null })).await;
     assert_eq!(removed, json!({ "scope": "user", "userId": "new one", "limit": null }));
+    let document = api.get("/v1/openapi.json").await.expect(200);
+    let schema = json!({ "$ref": "#/components/schemas/BudgetNow", "components": document["components"] });
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    assert!(schema.is_valid(&removed) && schema.is_valid(&budgets[0]), "{document}");
     assert_eq!(listed(&api).await.len(), 1);
     let crossed = api.get("/v1/events?type=budget.threshold_crossed").await.expect(200);
     assert_eq!(crossed["data"].as_array().unwrap().len(), 0, "five percent cross nothing");

@@ -159,6 +159,10 @@ async fn a_position_that_is_none_is_refused_and_a_stopping_server_ends_its_strea
         let reply = api.send(stream(&api, query)).await;
         assert_eq!(reply.fields(), [("after".into(), "position".into())]);
     }
+    let path = "/v1/events/stream?after=9223372036854775808";
+    let reply =
+        api.send(api.request("GET", path).header("last-event-id", "1").body(Body::empty()).unwrap()).await;
+    assert_eq!(reply.fields(), [("after".into(), "position".into())]);
     let request = api.request("GET", "/v1/events/stream").header("last-event-id", "x");
     let reply = api.send(request.body(Body::empty()).unwrap()).await;
     assert_eq!(reply.fields(), [("Last-Event-ID".into(), "position".into())]);
