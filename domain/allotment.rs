@@ -26,11 +26,13 @@ pub fn allot<K: Ord>(total: i64, parts: &[(K, Decimal)]) -> Vec<i64> {
     let (rounds, single) = (missing.div_euclid(number), missing.rem_euclid(number));
     let mut order: Vec<(Decimal, usize)> =
         in_cents.iter().zip(0..).map(|(amount, at)| (amount - amount.floor(), at)).collect();
-    order.sort_by(|(lost, one), (other_lost, other)| {
+    // Who is among those that are given one more matters, and not in which order they come.
+    let given = usize::try_from(single).unwrap_or_default();
+    order.select_nth_unstable_by(given, |(lost, one), (other_lost, other)| {
         Reverse(lost).cmp(&Reverse(other_lost)).then_with(|| parts[*one].0.cmp(&parts[*other].0))
     });
     for (rank, (_, at)) in order.into_iter().enumerate() {
-        let more = rounds + i128::from((rank as i128) < single);
+        let more = rounds + i128::from(rank < given);
         cents[at] = cents[at].saturating_add(i64::try_from(more).unwrap_or_default());
     }
     cents

@@ -1,10 +1,11 @@
 //! What each user, session or agent used in a period.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use rust_decimal::Decimal;
 use theazo_projections::grain::Grain;
 use theazo_projections::ledger::usage::{AGENT_GRAINS, USER_GRAINS};
+use tokio_postgres::Row;
 
 use super::{IS_ENTRY, Period, Pieces, Pin, SOURCES};
 use crate::database::{Error, Scope};
@@ -21,16 +22,16 @@ pub enum By {
 }
 
 /// What one of them used.
-#[derive(Debug, Clone)]
-pub struct Share {
-    /// The user as the caller knows them; `None` once the person was erased.
-    pub external_id: Option<String>,
+#[derive(Debug, Clone, Copy)]
+pub struct Share<'a> {
     /// The user: `usr_…`.
-    pub user_id: String,
+    pub user_id: &'a str,
+    /// What callers call the user, where users are told apart; `None` once the person was erased.
+    pub external_id: Option<&'a str>,
     /// The session; empty where users are told apart.
-    pub session_id: String,
+    pub session_id: &'a str,
     /// The agent; empty where it is none's, or sessions or users are told apart.
-    pub agent_id: String,
+    pub agent_id: &'a str,
     /// In units of the currency.
     pub cost: Decimal,
     /// Sessions that were created.
@@ -38,6 +39,10 @@ pub struct Share {
     /// Agents that were created.
     pub agents: i64,
 }
+
+/// The rows of which shares are sums.
+#[derive(Debug)]
+pub struct Parts(Vec<Row>);
 
 impl By {
     fn grains(self) -> Vec<Grain> {
@@ -51,9 +56,13 @@ impl By {
     fn sql(self) -> String {
         // A null costs less than a value that nobody looks at.
         let told_apart = match self {
-            Self::User => "null, null, s.sign * s.sessions, s.sign * s.agents",
-            Self::Session => "s.session_id, null, null::bigint, s.sign * s.agents",
-            Self::Agent => "s.session_id, s.agent_id, null::bigint, null::bigint",
+            Self::User => "null, null, s.sign * s.sessions, s.sign * s.agents, u.external_id",
+            Self::Session => "s.session_id, null, null::bigint, s.sign * s.agents, null",
+            Self::Agent => "s.session_id, s.agent_id, null::bigint, null::bigint, null",
+        };
+        let names = match self {
+            Self::User => "left join end_users u on u.tenant_id = $1 and u.user_id = s.user_id",
+            Self::Session | Self::Agent => "",
         };
         let coarse = "'month', 'ten_days', 'day'";
         let (of_users, by_agent) = match self {
@@ -69,9 +78,9 @@ impl By {
                   case when l.line = 'session' then 1 else 0 end as sessions,
                   case when l.line = 'agent' then 1 else 0 end as agents
                 from lines l
-            ) select u.external_id, s.user_id, {told_apart},
+            ) select s.user_id, {told_apart},
                 s.sign * (s.entries + s.sessions + s.agents), case when s.sign < 0 then -s.cost else s.cost end
-              from shares s left join end_users u on u.tenant_id = $1 and u.user_id = s.user_id
+              from shares s {names}
               where s.entries <> 0 or s.agents <> 0 or s.sessions <> 0 {}",
             // A session that was created is no agent's share.
             if self == Self::Agent { "and (s.agent_id <> '' or s.entries <> 0)" } else { "" },
@@ -92,32 +101,58 @@ impl By {
     }
 }
 
-/// What each used in a period, as it stood at a position of the log, in no order.
+/// What was used in a period, as it stood at a position of the log.
 ///
 /// # Errors
 /// [`Error`] when the database is away.
-pub async fn shares(scope: Scope<'_>, by: By, period: Period, pin: Pin) -> Result<Vec<Share>, Error> {
+pub async fn parts(scope: Scope<'_>, by: By, period: Period, pin: Pin) -> Result<Parts, Error> {
     let pieces = Pieces::of(period, pin, &by.grains());
-    let rows = scope.query_by_index(&by.sql(), &pieces.parameters()).await?;
-    // Added up here: the database takes twice as long to sort, group and add the same rows.
-    // Beside each share its entries, and sessions and agents that were created: where there are none, there is no share.
-    let mut shares: HashMap<[&str; 3], (i64, Share)> = HashMap::with_capacity(rows.len());
-    for row in &rows {
-        let part = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<&str>>(at)?.unwrap_or_default());
-        let count = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<i64>>(at)?.unwrap_or_default());
-        let external_id: Option<&str> = row.try_get(0)?;
-        let key = [part(1)?, part(2)?, part(3)?];
-        let (counted, share) = shares.entry(key).or_insert_with(|| {
-            let [user_id, session_id, agent_id] = key.map(str::to_owned);
-            let external_id = external_id.map(str::to_owned);
-            let (cost, sessions, agents) = (Decimal::ZERO, 0, 0);
-            (0, Share { external_id, user_id, session_id, agent_id, cost, sessions, agents })
-        });
-        share.sessions += count(4)?;
-        share.agents += count(5)?;
-        *counted += count(6)?;
-        share.cost += row.try_get::<_, Decimal>(7)?;
+    scope.query_by_index(&by.sql(), &pieces.parameters()).await.map(Parts)
+}
+
+impl Parts {
+    /// What each used, in no order. Added up here: the database takes twice as long to sort, group and add the same rows.
+    ///
+    /// # Errors
+    /// [`Error`] when a row is not what was asked for.
+    pub fn shares(&self) -> Result<Vec<Share<'_>>, Error> {
+        // Beside each share its entries, and sessions and agents that were created: where there are none, there is no share.
+        let mut shares: Vec<(i64, Share<'_>)> = Vec::with_capacity(self.0.len());
+        let mut places: HashMap<[&str; 3], usize> = HashMap::with_capacity(self.0.len());
+        for row in &self.0 {
+            let part = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<&str>>(at)?.unwrap_or_default());
+            let count = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<i64>>(at)?.unwrap_or_default());
+            let key @ [user_id, session_id, agent_id] = [part(0)?, part(1)?, part(2)?];
+            let external_id: Option<&str> = row.try_get(5)?;
+            let place = *places.entry(key).or_insert_with(|| {
+                let (cost, sessions, agents) = (Decimal::ZERO, 0, 0);
+                shares
+                    .push((0, Share { user_id, external_id, session_id, agent_id, cost, sessions, agents }));
+                shares.len() - 1
+            });
+            let (counted, share) = &mut shares[place];
+            share.sessions += count(3)?;
+            share.agents += count(4)?;
+            *counted += count(6)?;
+            share.cost += row.try_get::<_, Decimal>(7)?;
+        }
+        // What came after the position may have taken all of a share away again.
+        Ok(shares.into_iter().filter(|(counted, _)| *counted != 0).map(|(_, share)| share).collect())
     }
-    // What came after the position may have taken all of a share away again.
-    Ok(shares.into_values().filter(|(counted, _)| *counted != 0).map(|(_, share)| share).collect())
+}
+
+/// What callers call the users of these shares, by user. A person who was erased is not among them.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn external_ids<'a>(
+    scope: Scope<'_>,
+    shares: impl Iterator<Item = &'a Share<'a>>,
+) -> Result<HashMap<String, String>, Error> {
+    let users: BTreeSet<&str> = shares.map(|share| share.user_id).collect();
+    let users = Vec::from_iter(users);
+    let sql = "select u.user_id, u.external_id from unnest($2::text[]) as asked(user_id) cross join lateral (
+        select * from end_users u where u.tenant_id = $1 and u.user_id = asked.user_id offset 0) u";
+    let rows = scope.query_by_index(sql, &[&users]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }

@@ -1,21 +1,24 @@
 //! `/v1/billing/usage/users`, `/sessions` and `/agents`: who used how much, the dearest first.
 
+use std::collections::HashMap;
+use std::ops::Range;
+
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use theazo_domain::money::{Currency, Money};
+use theazo_domain::allotment::allot;
 use utoipa::ToSchema;
 
 use super::period::{Asked, Default};
-use super::totals::with_cents;
+use super::totals::sum_in_cents;
 use crate::config;
 use crate::http::Edge;
 use crate::http::auth::Inspector;
 use crate::http::error::Error;
 use crate::http::page::{Listing, Page};
 use crate::http::query::Query;
-use crate::http::v1::money::Amount;
-use crate::read::usage::{self, By, Share};
+use crate::http::v1::money::{Amount, allotted};
+use crate::read::usage::{self, By, Share, external_ids};
 
 /// What a user cost.
 #[derive(Debug, Serialize, ToSchema)]
@@ -76,9 +79,9 @@ pub(crate) async fn users(
     inspector: Inspector,
     query: Query,
 ) -> Result<Json<Page<UserCost>>, Error> {
-    let show = |share: Share, cost| {
+    let show = |share: Share<'_>, user_id, cost| {
         let (sessions, agents) = (share.sessions, share.agents);
-        UserCost { user_id: share.external_id, cost, sessions, agents }
+        UserCost { user_id, cost, sessions, agents }
     };
     list(&edge, &inspector, query, By::User, show).await
 }
@@ -97,8 +100,8 @@ pub(crate) async fn sessions(
     inspector: Inspector,
     query: Query,
 ) -> Result<Json<Page<SessionCost>>, Error> {
-    let show = |share: Share, cost| {
-        let (session_id, user_id) = (share.session_id, share.external_id);
+    let show = |share: Share<'_>, user_id, cost| {
+        let session_id = share.session_id.to_owned();
         SessionCost { session_id, user_id, cost, agents: share.agents }
     };
     list(&edge, &inspector, query, By::Session, show).await
@@ -118,9 +121,9 @@ pub(crate) async fn agents(
     inspector: Inspector,
     query: Query,
 ) -> Result<Json<Page<AgentCost>>, Error> {
-    let show = |share: Share, cost| {
-        let agent_id = Some(share.agent_id).filter(|id| !id.is_empty());
-        AgentCost { agent_id, session_id: share.session_id, user_id: share.external_id, cost }
+    let show = |share: Share<'_>, user_id, cost| {
+        let agent_id = Some(share.agent_id.to_owned()).filter(|id| !id.is_empty());
+        AgentCost { agent_id, session_id: share.session_id.to_owned(), user_id, cost }
     };
     list(&edge, &inspector, query, By::Agent, show).await
 }
@@ -131,7 +134,7 @@ async fn list<T>(
     inspector: &Inspector,
     mut query: Query,
     by: By,
-    show: impl Fn(Share, Amount) -> T,
+    show: impl Fn(Share<'_>, Option<String>, Amount) -> T,
 ) -> Result<Json<Page<T>>, Error> {
     let now = edge.app.clock.now();
     let asked = Asked::read(&mut query, Default::Month, now);
@@ -144,25 +147,46 @@ async fn list<T>(
     let reached = listing.below.map(Reached::unpack);
     let pin = usage::pin(scope, reached.map(|reached| reached.pinned)).await?;
     let period = if reached.is_some() { asked.again(pin) } else { asked.from(now, pin.at) };
-    let shares = in_order(usage::shares(scope, by, period, pin).await?);
-    let rows = shares.into_iter().zip(1..).skip(reached.map_or(0, |reached| reached.shown as usize));
-    let rows = rows.take(usize::try_from(listing.rows()).unwrap_or(usize::MAX)).collect();
+    let parts = usage::parts(scope, by, period, pin).await?;
+    let shares = parts.shares()?;
+    let shown = reached.map_or(0, |reached| reached.shown as usize);
+    let until = shown.saturating_add(usize::try_from(listing.rows()).unwrap_or(usize::MAX));
+    let page = dearest(by, &shares, shown..until);
+    // Of sessions and agents only those who are shown have to be known by their users' names.
+    let names = match by {
+        By::User => HashMap::new(),
+        By::Session | By::Agent => external_ids(scope, page.iter().map(|(share, _)| share)).await?,
+    };
+    let rows = page.into_iter().zip(reached.map_or(1, |reached| reached.shown + 1)..).collect();
     let place = |(_, shown): &(_, i64)| Reached { pinned: pin.position, shown: *shown }.pack();
-    Ok(Json(listing.page(rows, place, |((share, cost), _)| show(share, cost))))
+    let name = |share: &Share<'_>| {
+        share.external_id.map(str::to_owned).or_else(|| names.get(share.user_id).cloned())
+    };
+    Ok(Json(listing.page(rows, place, |((share, cost), _)| show(share, name(&share), cost))))
 }
 
-/// The dearest first, those that cost the same by their names, each with its cents of the total.
-fn in_order(mut shares: Vec<Share>) -> Vec<(Share, Amount)> {
-    shares.sort_by(|one, other| other.cost.cmp(&one.cost).then_with(|| key(one).cmp(&key(other))));
-    let exact = shares.iter().map(|share| share.cost).sum();
-    let cents = Money { exact, currency: Currency::Usd }.cents();
-    let costs = with_cents(cents, shares.iter().map(|share| (key(share), share.cost)).collect());
-    let amounts: Vec<Amount> = costs.into_iter().map(|(_, amount)| amount).collect();
-    shares.into_iter().zip(amounts).collect()
-}
-
-fn key(share: &Share) -> (&str, &str, &str) {
-    (share.external_id.as_deref().unwrap_or(&share.user_id), &share.session_id, &share.agent_id)
+/// These of the shares, the dearest first and those that cost the same by what tells them apart, each with its cents of
+/// the total.
+fn dearest<'a>(by: By, shares: &[Share<'a>], range: Range<usize>) -> Vec<(Share<'a>, Amount)> {
+    let key = |share: &Share<'a>| match by {
+        By::User => (share.external_id.unwrap_or(share.user_id), ""),
+        By::Session | By::Agent => (share.session_id, share.agent_id),
+    };
+    let parts: Vec<_> = shares.iter().map(|share| (key(share), share.cost)).collect();
+    let cents = allot(sum_in_cents(&parts), &parts);
+    let mut order: Vec<usize> = (0..parts.len()).collect();
+    let dearer = |one: &usize, other: &usize| {
+        let ((one, cost), (other, other_cost)) = (parts[*one], parts[*other]);
+        other_cost.cmp(&cost).then_with(|| one.cmp(&other))
+    };
+    // What comes after the page needs no order.
+    if range.end < order.len() {
+        order.select_nth_unstable_by(range.end, dearer);
+        order.truncate(range.end);
+    }
+    order.sort_unstable_by(dearer);
+    let page = order.into_iter().skip(range.start);
+    page.map(|at| (shares[at], allotted(cents[at], shares[at].cost))).collect()
 }
 
 /// How far a list was shown, and of which position of the log it is.

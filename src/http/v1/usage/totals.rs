@@ -314,13 +314,13 @@ fn days(period: usage::Period) -> Vec<Day> {
     days
 }
 
-fn sum_in_cents<K>(parts: &[(K, Decimal)]) -> i64 {
+pub(super) fn sum_in_cents<K>(parts: &[(K, Decimal)]) -> i64 {
     let exact = parts.iter().map(|(_, cost)| *cost).sum();
     theazo_domain::money::Money { exact, currency: theazo_domain::money::Currency::Usd }.cents()
 }
 
 /// The parts of so many cents with theirs.
-pub(super) fn with_cents<K: Ord>(cents: i64, parts: Vec<(K, Decimal)>) -> Vec<(K, Amount)> {
+fn with_cents<K: Ord>(cents: i64, parts: Vec<(K, Decimal)>) -> Vec<(K, Amount)> {
     let shares = allot(cents, &parts);
     parts.into_iter().zip(shares).map(|((key, exact), cents)| (key, allotted(cents, exact))).collect()
 }
