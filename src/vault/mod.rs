@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 pub(crate) use cipher::{NONCE_BYTES, decrypt, encrypt};
 pub use master::{FILE_NAME, Master, Source};
 pub use masters::Masters;
-pub use plaintext::Plaintext;
+pub use plaintext::{Plaintext, json};
 pub use rotate::{Rotated, rotate};
 pub use sealed::{Address, Sealed};
 pub use server_keys::{ServerKeys, master_key_id};
