@@ -124,6 +124,10 @@ pub const HTTP_TOOL_HEADER_BYTES: usize = 8 * 1024;
 pub const HTTP_TOOL_DEADLINE: Duration = Duration::from_secs(30);
 /// Values whose keys are wrapped anew in one transaction, when the master key is changed.
 pub const REWRAPPED_ROWS: i64 = 64;
+/// Values that are in memory at once when all of them are opened to see whether they do.
+pub const OPENED_ROWS: i64 = 32;
+/// Damaged values that are named.
+pub const NAMED_VALUES: usize = 20;
 /// The longest idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// API keys that a server remembers, and as many digests that open nothing.

@@ -451,6 +451,6 @@ pub enum ExecOutcome {
     TimedOut,
     /// The provider could not run it.
     ProviderError,
-    /// A crash left it open: nobody knows.
+    /// A crash left it open, or the server failed itself: nobody knows.
     Interrupted,
 }

@@ -1,5 +1,6 @@
 //! `theazo doctor`
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Serialize;
@@ -9,11 +10,11 @@ use super::output::Output;
 use super::{Error, Outcome, sandbox};
 use crate::boot::{self, FIRST_KEYS_FILE, Settings, Site};
 use crate::clock::{Clock, SystemClock};
-use crate::config;
-use crate::database;
+use crate::database::{self, Scope};
 use crate::log::find_tenants;
 use crate::providers::compute::local;
-use crate::read::sealed::count_wrapped;
+use crate::vault::{self, Masters};
+use crate::{config, read};
 
 /// The oldest PostgreSQL that the server's SQL works on, as the database writes its version.
 const OLDEST_VERSION: i32 = 140_000;
@@ -71,7 +72,7 @@ async fn look(settings: &Settings, site: &Site) -> Vec<Check> {
     // Opening the log needs the schema, the master key and the keys it wraps, and the serving role.
     match boot::tools(settings, site).await {
         Ok(tools) => {
-            let master = crate::vault::master_key_id(&tools.owner).await;
+            let master = vault::master_key_id(&tools.owner).await;
             let master = master.map_err(|error| error.to_string());
             checks.push(check(
                 "master key",
@@ -95,24 +96,69 @@ async fn look(settings: &Settings, site: &Site) -> Vec<Check> {
     checks
 }
 
-/// Whether everything that is sealed is wrapped by the active master key, so that no other one is needed.
+/// What was found of all that is sealed.
+#[derive(Default)]
+struct Opened {
+    all: usize,
+    /// What the active master key does not wrap.
+    behind: usize,
+    /// Where what does not open lies.
+    damaged: Vec<String>,
+}
+
+/// Whether everything that is sealed opens, as what the read models say it is, and is wrapped by the active master key,
+/// so that no other one is needed.
 async fn sealed(tools: &boot::Tools) -> Result<String, String> {
     let active = tools.keys.masters.active();
     let tenants = find_tenants(&tools.database, None).await.map_err(|error| error.to_string())?;
-    let (mut all, mut behind) = (0, 0);
+    let mut opened = Opened::default();
     for tenant in tenants {
         let scope = tools.log.scope(tenant.id);
-        let counted = count_wrapped(scope, active.id()).await.map_err(|error| error.to_string())?;
-        all += counted.0;
-        behind += counted.1;
+        open_all(scope, &tools.keys.masters, &mut opened).await.map_err(|error| error.to_string())?;
+    }
+    let Opened { all, behind, mut damaged } = opened;
+    let mut wrong = vec![];
+    if !damaged.is_empty() {
+        let count = damaged.len();
+        damaged.truncate(config::NAMED_VALUES);
+        let more = if count > damaged.len() { ", …" } else { "" };
+        wrong
+            .push(format!("{count} do not open, set them anew or delete them: {}{more}", damaged.join(", ")));
     }
     if behind > 0 {
-        return Err(format!(
+        wrong.push(format!(
             "{behind} of {all} are wrapped by a master key before {}: run `theazo secret rotate-master` (again)",
             active.id()
         ));
     }
-    Ok(format!("{all}, all wrapped by {}", active.id()))
+    if wrong.is_empty() {
+        Ok(format!("{all} open, all wrapped by {}", active.id()))
+    } else {
+        Err(wrong.join("; "))
+    }
+}
+
+/// Opens all values of a tenant, a few at a time.
+async fn open_all(scope: Scope<'_>, masters: &Masters, opened: &mut Opened) -> Result<(), database::Error> {
+    let active = masters.active();
+    let (mut after, mut damaged) = (String::new(), BTreeSet::new());
+    loop {
+        let some = read::sealed::some(scope, &after, config::OPENED_ROWS).await?;
+        let Some((last, _)) = some.last() else { break };
+        after.clone_from(&last.place);
+        for (address, value) in &some {
+            opened.all += 1;
+            opened.behind += usize::from(value.master_key_id != active.id());
+            if vault::sealed::open(masters, address, value).is_err() {
+                damaged.insert(address.place.clone());
+            }
+        }
+    }
+    // What opens is of no use where another version of it is looked for.
+    damaged.extend(read::sealed::misplaced(scope).await?);
+    let tenant = scope.tenant().0;
+    opened.damaged.extend(damaged.into_iter().map(|place| format!("{place} of tenant {tenant}")));
+    Ok(())
 }
 
 /// What isolates programs of agents on this machine, seen by running one. Its folder is another than that of a server

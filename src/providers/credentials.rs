@@ -117,12 +117,12 @@ impl Credentials {
     #[must_use]
     pub fn seal(&self, masters: &vault::Masters, tenant: TenantId, version: ValueId) -> SealedChange {
         let json = match self {
-            Self::E2b(credentials) => serde_json::to_vec(credentials),
-            Self::Fly(credentials) => serde_json::to_vec(credentials),
-            Self::Docker(credentials) => serde_json::to_vec(credentials),
-            Self::Webhook(credentials) => serde_json::to_vec(credentials),
+            Self::E2b(credentials) => vault::json(0, credentials),
+            Self::Fly(credentials) => vault::json(0, credentials),
+            Self::Docker(credentials) => vault::json(0, credentials),
+            Self::Webhook(credentials) => vault::json(0, credentials),
         };
-        let json = Zeroizing::new(json.expect("texts can be written as JSON"));
+        let json = json.expect("texts can be written as JSON");
         let address = Address { tenant, place: place(self.provider()), version };
         let sealed = vault::sealed::seal(&masters.active(), &address, &json);
         SealedChange::Put(address, sealed)

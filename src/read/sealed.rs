@@ -33,22 +33,42 @@ pub async fn wrapped_otherwise(
     let sql = "select place, version, master_key_id, data_key, nonce, ciphertext from sealed_values
         where tenant_id = $1 and master_key_id <> $2 and place > $3 order by place limit $4";
     let rows = scope.query(sql, &[&master_key_id, &after, &limit]).await?;
-    let read = |row: &Row| {
-        let address =
-            Address { tenant: scope.tenant(), place: row.try_get(0)?, version: typed(row.try_get(1)?)? };
-        Ok((address, sealed(row, 2)?))
-    };
-    rows.iter().map(read).collect()
+    rows.iter().map(|row| addressed(scope, row)).collect()
 }
 
-/// How many values there are, and how many of them another master key than this one wraps.
+/// Some of what is sealed, in the order of the places, from past one on.
 ///
 /// # Errors
 /// [`Error`] when the database is away.
-pub async fn count_wrapped(scope: Scope<'_>, master_key_id: &str) -> Result<(i64, i64), Error> {
-    let sql = "select count(*), count(*) filter (where master_key_id <> $2) from sealed_values where tenant_id = $1";
-    let row = scope.query_optional(sql, &[&master_key_id]).await?;
-    Ok(row.map_or((0, 0), |row| (row.get(0), row.get(1))))
+pub async fn some(scope: Scope<'_>, after: &str, limit: i64) -> Result<Vec<(Address, Sealed)>, Error> {
+    let sql = "select place, version, master_key_id, data_key, nonce, ciphertext from sealed_values
+        where tenant_id = $1 and place > $2 order by place limit $3";
+    let rows = scope.query(sql, &[&after, &limit]).await?;
+    rows.iter().map(|row| addressed(scope, row)).collect()
+}
+
+/// The places at which something else lies than what the read models name, or nothing.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn misplaced(scope: Scope<'_>) -> Result<Vec<String>, Error> {
+    let sql = "select named.place from (
+          select 'secret/' || s.scope || '/' || s.name as place, s.version from secrets s
+            where s.tenant_id = $1 and s.build = live_build($1, 'secrets')
+          union all
+          select 'provider/' || p.provider, p.credentials from providers p
+            where p.tenant_id = $1 and p.build = live_build($1, 'providers') and p.credentials is not null
+        ) named
+        left join sealed_values v
+          on v.tenant_id = $1 and v.place = named.place and v.version = named.version
+        where v.place is null";
+    scope.query(sql, &[]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+fn addressed(scope: Scope<'_>, row: &Row) -> Result<(Address, Sealed), Error> {
+    let address =
+        Address { tenant: scope.tenant(), place: row.try_get(0)?, version: typed(row.try_get(1)?)? };
+    Ok((address, sealed(row, 2)?))
 }
 
 /// Reads the columns of a sealed value, the first of which has this number.

@@ -14,6 +14,7 @@ use super::program::Secrets;
 use super::{Desk, Done, after_stop, history};
 use crate::config;
 use crate::log::{Content, Failure, Recorded};
+use crate::providers::compute;
 use crate::read::agent::{self, Agent};
 
 /// What an action came to.
@@ -52,8 +53,10 @@ pub(super) async fn run(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failu
     let conversation = history::conversation(desk, agent_id).await?;
     let secrets = match Secrets::of(desk, &agent).await {
         Ok(secrets) => secrets,
+        Err(compute::Error::Database) => return Ok(Done::Later),
         Err(error) => {
-            let (code, message) = ("internal_error".to_owned(), error.to_string());
+            let (_, message) = error.recorded();
+            let code = "internal_error".to_owned();
             let _ = desk.tell(agent_id, Command::FailTask { epoch, code, message }, vec![]).await?;
             return Ok(Done::LetGo);
         }

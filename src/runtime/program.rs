@@ -28,7 +28,7 @@ pub(crate) struct Secrets {
 impl Secrets {
     /// Those of an agent.
     pub(crate) async fn of(desk: Desk<'_>, agent: &Agent) -> Result<Self, Error> {
-        let (session_id, redactor) = (agent.session_id, Redactor::new([]).map_err(unread)?);
+        let (session_id, redactor) = (agent.session_id, Redactor::new([]).map_err(Error::internal)?);
         let mut secrets = Self { session_id, versions: vec![], environment: vec![], known: vec![], redactor };
         secrets.renew(desk).await?;
         Ok(secrets)
@@ -37,12 +37,12 @@ impl Secrets {
     /// Takes in what was set and deleted since. It comes before whatever is masked: a value that was set while a program
     /// ran, or a model answered, may be in what they say.
     pub(crate) async fn renew(&mut self, desk: Desk<'_>) -> Result<(), Error> {
-        let versions = read::secret::versions(desk.scope(), self.session_id).await.map_err(unread)?;
+        let versions = read::secret::versions(desk.scope(), self.session_id).await?;
         if versions == self.versions {
             return Ok(());
         }
         let masters = &desk.app.keys.masters;
-        let visible = read::secret::visible(desk.scope(), masters, self.session_id).await.map_err(unread)?;
+        let visible = read::secret::visible(desk.scope(), masters, self.session_id).await?;
         let value = |value: &str| Zeroizing::new(value.to_owned());
         self.environment = visible.iter().map(|(name, text)| (name.to_string(), value(text))).collect();
         for (_, value) in &self.environment {
@@ -50,7 +50,9 @@ impl Secrets {
                 self.known.push(value.clone());
             }
         }
-        self.redactor = Redactor::new(self.known.iter().map(|value| value.as_str())).map_err(unread)?;
+        // That they are too large to be masked is the caller's to mend, and says so.
+        let redactor = Redactor::new(self.known.iter().map(|value| value.as_str()));
+        self.redactor = redactor.map_err(|large| Error::Unsupported(large.to_string()))?;
         self.versions = versions;
         Ok(())
     }
@@ -69,10 +71,6 @@ impl Secrets {
     pub(crate) fn mask(&self, text: &str) -> String {
         self.redactor.text(text).into_owned()
     }
-}
-
-fn unread(why: impl std::fmt::Display) -> Error {
-    Error::Unavailable(format!("the secrets cannot be read: {why}"))
 }
 
 /// A program to run.

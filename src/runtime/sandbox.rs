@@ -23,6 +23,7 @@ pub(super) async fn provision(desk: Desk<'_>, agent_id: AgentId) -> Result<Done,
     let made = async { desk.compute(&agent).await?.create(&wanted(&agent)).await }.await;
     let command = match made {
         Ok(Handle(sandbox)) => Command::Provisioned { sandbox },
+        Err(Error::Database) => return Ok(Done::Later),
         Err(error) => failed(&error),
     };
     let _ = desk.tell(agent_id, command, vec![]).await?;
@@ -30,7 +31,8 @@ pub(super) async fn provision(desk: Desk<'_>, agent_id: AgentId) -> Result<Done,
 }
 
 fn failed(error: &Error) -> Command {
-    Command::Fail { code: "provider_error".to_owned(), message: error.to_string() }
+    let (code, message) = error.recorded();
+    Command::Fail { code, message }
 }
 
 pub(super) async fn suspend(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
@@ -42,7 +44,8 @@ pub(super) async fn suspend(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, F
         Err(error) => {
             tracing::warn!(%error, %agent_id, "a sandbox could not be suspended");
             // An agent that goes on does not wait for what its provider refuses: its sandbox is woken as it is.
-            if matches!(error, Error::Unavailable(_)) || agent.status == Status::Paused {
+            let passes = error.is_ours() || matches!(error, Error::Unavailable(_));
+            if passes || agent.status == Status::Paused {
                 return Ok(Done::Later);
             }
             Command::Suspended { sandbox: handle.0, stored_bytes: 0 }
@@ -58,8 +61,8 @@ pub(super) async fn wake(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Fail
     let command = match woken {
         Ok(Handle(sandbox)) => Command::Woken { sandbox },
         // It may be repeated without harm, and another server may reach it.
-        Err(Error::Unavailable(reason)) => {
-            tracing::warn!(reason, %agent_id, "a sandbox could not be woken");
+        Err(error @ (Error::Unavailable(_) | Error::Database | Error::Internal)) => {
+            tracing::warn!(%error, %agent_id, "a sandbox could not be woken");
             return Ok(Done::Later);
         }
         Err(error) => failed(&error),

@@ -27,7 +27,10 @@ pub async fn compute(app: &App, tenant: Tenant, provider: ProviderName) -> Resul
         return Ok(Arc::clone(&app.local));
     }
     let found = credentials::find(app, tenant.id, provider).await;
-    let found = found.map_err(|error| Error::Unavailable(error.to_string()))?;
+    let found = found.map_err(|error| match error {
+        credentials::Error::Database(error) => error.into(),
+        sealed @ credentials::Error::Sealed(..) => Error::internal(sealed),
+    })?;
     let missing = || Error::Refused(format!("the provider {} is not configured", provider.as_str()));
     let (_, credentials) = found.ok_or_else(missing)?;
     client(app, tenant, credentials)

@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 
 use super::cipher::{self, NONCE_BYTES};
 use super::{Error, Key};
-use crate::{private_file, random};
+use crate::private_file::{self, DirLock};
+use crate::random;
 
 /// The name, in the data directory, of the master key that a server with its own database makes for itself.
 pub const FILE_NAME: &str = "master.key";
@@ -92,14 +93,36 @@ impl Source {
         }
     }
 
-    /// Lets the new master key of a server with its own database take the place of the old, which nothing needs any
-    /// more.
+    /// Keeps every other change of the master key away from the data directory of a server with its own database, until
+    /// what this gives is dropped.
     ///
     /// # Errors
-    /// [`Error::File`].
-    pub fn settle(&self) -> Result<(), Error> {
+    /// [`Error::Rotating`] when one is under way, and [`Error::File`].
+    pub fn lock(&self) -> Result<Option<DirLock>, Error> {
+        let Some(dir) = &self.own_dir else { return Ok(None) };
+        match private_file::lock_dir(dir) {
+            Ok(Some(lock)) => Ok(Some(lock)),
+            Ok(None) => Err(Error::Rotating),
+            Err(source) => Err(Error::File { path: dir.clone(), source }),
+        }
+    }
+
+    /// Lets the new master key of a server with its own database take the place of the old, which nothing needs any
+    /// more. `wrapped_by` is the fingerprint of the one that wraps everything: no other one takes that place.
+    ///
+    /// # Errors
+    /// [`Error::File`], and [`Error::WrongMaster`] when the key that lies there is another one.
+    pub fn settle(&self, wrapped_by: &str) -> Result<(), Error> {
         let (Some(next), Some(dir)) = (self.next_path(), &self.own_dir) else { return Ok(()) };
-        let renamed = private_file::rename(&next, &dir.join(FILE_NAME));
+        let own = dir.join(FILE_NAME);
+        let (found, is_next) = match Master::from_file_if_there(&next)? {
+            Some(found) => (found, true),
+            None => (Master::from_file(&own)?, false),
+        };
+        if found.id() != wrapped_by {
+            return Err(Error::WrongMaster { wrapped_by: wrapped_by.to_owned(), given: found.id });
+        }
+        let renamed = if is_next { private_file::rename(&next, &own) } else { Ok(()) };
         renamed.map_err(|source| Error::File { path: next, source })
     }
 
@@ -147,12 +170,15 @@ impl Master {
         }
     }
 
-    /// A new random one, written to a file.
+    /// A new random one, written to a file; where somebody has been faster, theirs.
     fn make(path: PathBuf) -> Result<Self, Error> {
         let key = Zeroizing::new(random::bytes::<32>());
         let text = Zeroizing::new(hex::encode(*key));
-        private_file::write(&path, text.as_bytes()).map_err(|source| Error::File { path, source })?;
-        Ok(Self::new(&key))
+        match private_file::create(&path, text.as_bytes()) {
+            Ok(true) => Ok(Self::new(&key)),
+            Ok(false) => Self::from_file(&path),
+            Err(source) => Err(Error::File { path, source }),
+        }
     }
 
     fn from_own_dir(dir: &Path, wrapped_by: Option<&str>) -> Result<Self, Error> {
@@ -296,8 +322,27 @@ mod tests {
             source.find_all(Some(old.id())).unwrap().iter().map(|master| master.id().to_owned()).collect()
         };
         assert_eq!(ids(&source), [old.id(), new.id()]);
-        source.settle().unwrap();
+        let other = source.settle(old.id());
+        assert!(
+            matches!(other, Err(Error::WrongMaster { .. })),
+            "only what wraps everything takes that place"
+        );
+        assert_eq!(ids(&source), [old.id(), new.id()]);
+        source.settle(new.id()).unwrap();
         assert_eq!(ids(&source), [new.id()]);
+        source.settle(new.id()).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_data_directory_is_locked_for_one_change_at_a_time() {
+        let dir = scratch("locked");
+        let source = Source { own_dir: Some(dir.clone()), ..Source::default() };
+        let lock = source.lock().unwrap();
+        assert!(lock.is_some() && matches!(source.lock(), Err(Error::Rotating)));
+        drop(lock);
+        source.lock().unwrap();
+        assert!(Source::default().lock().unwrap().is_none(), "keys that are named are nobody's to write");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

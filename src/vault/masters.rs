@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Error, Master, Source};
+use crate::private_file::DirLock;
 
 /// The master keys of a server.
 ///
@@ -57,12 +58,20 @@ impl Masters {
         self.named(next.id())
     }
 
-    /// Everything is wrapped by the new master key: it takes the place of the old one.
+    /// Keeps every other change of the master key from the files, until what this gives is dropped.
+    ///
+    /// # Errors
+    /// As [`Source::lock`].
+    pub fn lock(&self) -> Result<Option<DirLock>, Error> {
+        self.source.lock()
+    }
+
+    /// Everything is wrapped by this master key: it takes the place of the old one.
     ///
     /// # Errors
     /// As [`Source::settle`].
-    pub fn settle(&self) -> Result<(), Error> {
-        self.source.settle()
+    pub fn settle(&self, next: &Master) -> Result<(), Error> {
+        self.source.settle(next.id())
     }
 
     /// The master key of this fingerprint. One that is not known is looked for where the operator said they are: it

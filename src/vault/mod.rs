@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 pub(crate) use cipher::{NONCE_BYTES, decrypt, encrypt};
 pub use master::{FILE_NAME, Master, Source};
 pub use masters::Masters;
-pub use plaintext::Plaintext;
+pub use plaintext::{Plaintext, json};
 pub use rotate::{Rotated, rotate};
 pub use sealed::{Address, Sealed};
 pub use server_keys::{ServerKeys, master_key_id};
@@ -90,6 +90,29 @@ pub enum Error {
         name: String,
         /// The fingerprint of the master key.
         master_key_id: String,
+    },
+    /// Somebody else is changing the master key.
+    #[error(
+        "another `theazo secret rotate-master` is changing the master key at this moment: nothing was done; wait for \
+         its end, or end it, and run this again"
+    )]
+    Rotating,
+    /// Somebody else has changed the master key since this change of it began.
+    #[error(
+        "the master key {active} has become the active one meanwhile, so wrapping by {to} was given up: nothing is \
+         lost; keep every master key until a `theazo secret rotate-master` has come to its end"
+    )]
+    Superseded {
+        /// The fingerprint of the master key that everything was to be wrapped by.
+        to: String,
+        /// The fingerprint of the active one.
+        active: String,
+    },
+    /// Something was left, and no master key was taken away.
+    #[error("{left} values are still wrapped by another master key: run this again")]
+    Unfinished {
+        /// How many values.
+        left: i64,
     },
     /// The database failed.
     #[error(transparent)]

@@ -7,6 +7,7 @@ mod canary;
 mod cli;
 mod compute;
 mod crash;
+mod damaged;
 mod feed;
 mod handover;
 mod limits;

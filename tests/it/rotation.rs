@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use theazo::postgres::Cluster;
 use theazo::read::secret::visible;
 use theazo::vault::{self, Source};
 use theazo_domain::organization::Mode;
+use tokio::time::timeout;
 
 use crate::support::cluster::{Scratch, connect};
 use crate::support::server::{MASTER_KEY, Server, json, run, send, theazo};
@@ -116,6 +118,75 @@ async fn a_rotation_that_is_killed_midway_is_run_again_while_servers_read_and_wr
     let again = Server::start(&dir).await;
     assert_eq!(again.status("/v1/secrets", &key).await, Some(200), "the key of before opens the new start");
     assert_eq!(opened(&tools(&dir, Source::default()).await).await.unwrap(), SECRETS + 2);
+}
+
+#[tokio::test]
+async fn a_rotation_is_refused_beside_another_and_gives_up_once_it_is_overtaken() {
+    const THREE_TRANSACTIONS: i64 = 130;
+    let scratch = Scratch::new();
+    let dir = scratch.path.join("data");
+    let server = Server::start(&dir).await;
+    let key = first_key(&dir);
+    for number in 0..THREE_TRANSACTIONS {
+        set(&server, &key, &format!("N{number:03}"), "a secret value").await;
+    }
+    let reader = tools(&dir, Source::default()).await;
+    let old = reader.keys.masters.active().id().to_owned();
+    let endpoint = Cluster::attach(&dir).await.unwrap().unwrap();
+    let config = endpoint.config(DATABASE_NAME, &endpoint.user);
+    let (mut owner, mut overtaking) = (connect(&config).await, connect(&config).await);
+    let observer = connect(&config).await;
+    let wrapped_by_old = async || -> i64 {
+        let sql = "select count(*) from sealed_values where master_key_id = $1";
+        observer.query_one(sql, &[&old]).await.unwrap().get(0)
+    };
+    let held = owner.transaction().await.unwrap();
+    held.query("select from sealed_values where place = 'secret/org/N070' for update", &[]).await.unwrap();
+    let mut command = theazo(&dir, &["secret", "rotate-master"]);
+    let first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until_async("the first transaction to be over", async || {
+        (wrapped_by_old().await < THREE_TRANSACTIONS).then_some(())
+    })
+    .await;
+
+    let files = || ["master.key", "master.key.next"].map(|name| std::fs::read(dir.join(name)).unwrap());
+    let before = files();
+    let mut second = theazo(&dir, &["secret", "rotate-master"]);
+    let refused = timeout(Duration::from_secs(30), second.kill_on_drop(true).output()).await;
+    let refused = refused.expect("it waits for nothing").unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("another `theazo secret rotate-master`"), "{said}");
+    assert_eq!(files(), before);
+
+    // A change that got past every lock: it is the next to write to the server's keys when the second transaction ends.
+    let next = observer.query_one("select master_key_id from server_keys limit 1", &[]).await.unwrap();
+    let next: String = next.get(0);
+    let overtaken = tokio::spawn(async move {
+        let sql = "update server_keys set master_key_id = 'mk_0000000000000000'";
+        let overtaken = overtaking.transaction().await.unwrap();
+        overtaken.batch_execute(sql).await.unwrap();
+        overtaken.commit().await.unwrap();
+    });
+    until_async("the other change to wait", async || {
+        let sql = "select count(*) from pg_locks where relation = 'server_keys'::regclass and not granted";
+        (observer.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+    })
+    .await;
+    held.rollback().await.unwrap();
+    let gave_up = first.wait_with_output().await.unwrap();
+    overtaken.await.unwrap();
+    let said = String::from_utf8_lossy(&gave_up.stderr).into_owned();
+    assert!(gave_up.status.code() == Some(1) && said.contains("mk_0000000000000000"), "{said}");
+    assert_eq!(wrapped_by_old().await, 2, "the third transaction wrapped nothing");
+    assert_eq!(files(), before, "both keys are kept");
+
+    observer.execute("update server_keys set master_key_id = $1", &[&next]).await.unwrap();
+    let rotated = json(&dir, &["secret", "rotate-master"]).await;
+    assert_eq!((&rotated["to"], &rotated["values"]), (&json!(next), &json!(2)));
+    assert_eq!(std::fs::read(dir.join("master.key")).unwrap(), before[1]);
+    let all = usize::try_from(THREE_TRANSACTIONS).unwrap();
+    assert_eq!(opened(&tools(&dir, Source::default()).await).await.unwrap(), all);
 }
 
 #[tokio::test]

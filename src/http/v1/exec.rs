@@ -197,9 +197,7 @@ impl Run {
         let asked = Asked { language, code, timeout: config::EXEC_LIMIT };
         let running = async {
             // Read now that the start is in the log: from there on its sandbox stays where it is.
-            let agent = read::agent::get(desk.scope(), self.agent_id).await;
-            let unread = |error| compute::Error::Unavailable(format!("the agent cannot be read: {error}"));
-            let agent = agent.map_err(unread)?.ok_or(compute::Error::Gone)?;
+            let agent = read::agent::get(desk.scope(), self.agent_id).await?.ok_or(compute::Error::Gone)?;
             let mut secrets = Secrets::of(desk, &agent).await?;
             run_program(desk, &agent, &mut secrets, asked).await
         };
@@ -219,6 +217,11 @@ impl Run {
         let (outcome, answer) = match ended {
             Ok(finished) if finished.end == End::TimedOut => (ExecOutcome::TimedOut, Err(too_long())),
             Ok(finished) => (ExecOutcome::Finished, Ok(shown(finished))),
+            Err(compute::Error::Internal) => (ExecOutcome::Interrupted, Err(Error::Internal)),
+            Err(compute::Error::Database) => (
+                ExecOutcome::Interrupted,
+                Err(Error::Unavailable("The database is not available.".to_owned())),
+            ),
             Err(error) => (ExecOutcome::ProviderError, Err(Error::Upstream(format!("{error}.")))),
         };
         let recorded = self.tell(desk, outcome, answer.as_ref().ok()).await?;

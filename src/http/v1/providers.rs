@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use theazo_domain::id::{RequestId, ValueId};
@@ -28,6 +28,7 @@ use crate::http::schema;
 use crate::log::{Accepted, Answering, Recorded, SealedChange, Submission};
 use crate::providers::credentials::{self, Credentials};
 use crate::providers::verify::{Outside, Unusable, Wrong};
+use crate::vault::Plaintext;
 use crate::{config, read};
 
 /// A compute provider. Its credentials are never shown.
@@ -62,7 +63,8 @@ pub(crate) struct NewProvider {
     /// For `e2b` `{apiKey}`, for `fly` `{apiToken, appName}`, for `docker` `{host?}`, for `webhook` `{url, secret}`, for
     /// `local` `{}`. They are sealed and never shown again.
     #[schema(value_type = Object)]
-    credentials: Box<RawValue>,
+    #[serde(deserialize_with = "as_written")]
+    credentials: Plaintext,
     /// Whether it is the default from now on. Left out, the default stays what it is; where the default is said not to be
     /// it any more, `local` is.
     is_default: Option<bool>,
@@ -113,7 +115,7 @@ pub(crate) async fn configure(
     Submitted { body, request }: Submitted<NewProvider>,
 ) -> Result<Response, Error> {
     let (provider, is_default) = (body.provider, body.is_default);
-    let given = Credentials::parse(provider, body.credentials.get());
+    let given = Credentials::parse(provider, &body.credentials);
     let given = given.map_err(|_| Error::field("credentials", "type", "cannot be read"))?;
     let (command, sealed) = match given {
         None => (provider::Command::ConfigureLocal { is_default }, vec![]),
@@ -304,6 +306,12 @@ impl From<read::provider::Provider> for Provider {
             created_at: row.created_at,
         }
     }
+}
+
+/// The JSON of something confided, which is wiped.
+fn as_written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Plaintext, D::Error> {
+    let written = Box::<RawValue>::deserialize(deserializer)?;
+    Ok(Plaintext::from(String::from(Box::<str>::from(written))))
 }
 
 fn below_credentials(path: &str) -> String {

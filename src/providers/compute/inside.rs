@@ -8,15 +8,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::api::repeatedly;
 use super::{End, Error, FileContent, FileEntry, Finished, Handle, Program, check_path};
-use crate::{config, random};
+use crate::{config, random, vault};
 
 /// The supervisor.
 pub(super) const SUPERVISOR: &str = include_str!("inside.py");
@@ -47,8 +47,8 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(request: &Value) -> Self {
-        let mut line = Zeroizing::new(serde_json::to_vec(request).expect("the request is JSON"));
+    pub(super) fn new(request: &impl Serialize) -> Self {
+        let mut line = vault::json(0, request).expect("the request is JSON");
         line.push(b'\n');
         Self {
             name: hex::encode(random::bytes::<16>()),
@@ -142,19 +142,32 @@ enum Ended {
     TimedOut(IgnoredAny),
 }
 
+/// Written from where its secrets lie.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Run<'a> {
+    operation: &'static str,
+    workspace: &'a str,
+    language: &'static str,
+    code: &'a str,
+    environment: Vec<(&'a str, &'a str)>,
+    timeout_ms: u64,
+    output_limit: usize,
+}
+
 /// As [`super::Compute::run`].
 pub(super) async fn run(exec: &impl Exec, handle: &Handle, program: &Program) -> Result<Finished, Error> {
     let environment: Vec<(&str, &str)> =
         program.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let mut work = Work::new(&json!({
-        "operation": "run",
-        "workspace": exec.workspace(),
-        "language": program.language.as_str(),
-        "code": program.code,
-        "environment": environment,
-        "timeoutMs": u64::try_from(program.timeout.as_millis()).unwrap_or(u64::MAX),
-        "outputLimit": program.output_limit,
-    }));
+    let mut work = Work::new(&Run {
+        operation: "run",
+        workspace: exec.workspace(),
+        language: program.language.as_str(),
+        code: &program.code,
+        environment,
+        timeout_ms: u64::try_from(program.timeout.as_millis()).unwrap_or(u64::MAX),
+        output_limit: program.output_limit,
+    });
     work.deadline = program.timeout + config::COMPUTE_RUN_GRACE;
     work.answer_bytes += program.output_limit * 3;
     let begun = Instant::now();

@@ -25,6 +25,8 @@ use async_trait::async_trait;
 use theazo_domain::id::{AgentId, SessionId};
 use zeroize::Zeroizing;
 
+use crate::{database, vault};
+
 /// A kind of compute.
 ///
 /// Every call has a deadline of its own and answers [`Error::Unavailable`] past it. None of them is repeated by the
@@ -228,6 +230,53 @@ pub enum Error {
     /// The path leads out of the workspace, or to nothing fitting.
     #[error("{0}")]
     Path(String),
+    /// The database is not available: no fault of the provider's, and it passes.
+    #[error("the database is not available")]
+    Database,
+    /// Something that should not happen did, on this side; what, is in the log only.
+    #[error("an unexpected error occurred")]
+    Internal,
+}
+
+impl Error {
+    /// Something that should not happen did: logged here, once, and never shown.
+    pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
+        tracing::error!(error = %what, "internal error");
+        Self::Internal
+    }
+
+    /// Whether it is none of the provider's, so that trying again later may help.
+    pub(crate) const fn is_ours(&self) -> bool {
+        matches!(self, Self::Database | Self::Internal)
+    }
+
+    /// What is written down of it where it is the end of an agent or a task: for programs, and for people.
+    pub(crate) fn recorded(&self) -> (String, String) {
+        match self {
+            Self::Internal => ("internal_error".to_owned(), "An unexpected error occurred.".to_owned()),
+            error => ("provider_error".to_owned(), error.to_string()),
+        }
+    }
+}
+
+impl From<database::Error> for Error {
+    fn from(error: database::Error) -> Self {
+        if error.is_unavailable() {
+            tracing::warn!(%error, "the database is not available");
+            Self::Database
+        } else {
+            Self::internal(error)
+        }
+    }
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Self {
+        match error {
+            vault::Error::Database(error) => error.into(),
+            error => Self::internal(error),
+        }
+    }
 }
 
 /// Refuses a path that leads out of the workspace by what it says itself; where links lead is seen in the sandbox only.

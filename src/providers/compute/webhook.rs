@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use hyper::body::Bytes;
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::providers::client::{Call, Client};
-use crate::{config, random};
+use crate::{config, random, vault};
 
 /// Where a receiver's errors say why.
 const REASON: &str = "/error/message";
@@ -106,14 +107,14 @@ impl Webhook {
     ) -> Result<A, Error> {
         let now = self.clock.now();
         let message = Message { kind, timestamp: now.to_string(), data };
-        let body = serde_json::to_vec(&message).expect("the message is JSON");
+        let body = Bytes::from_owner(vault::json(0, &message).expect("the message is JSON"));
         let id = format!("msg_{}", random::ulid(now));
         let answer = self.api.call(manner, || self.signed(&id, body.clone())).await?;
         if answer.status.is_success() { answer.json() } else { Err(self.refusal(&answer)) }
     }
 
     /// The call as it is at this moment: an attempt that is made later is signed anew.
-    fn signed(&self, id: &str, body: Vec<u8>) -> Call {
+    fn signed(&self, id: &str, body: Bytes) -> Call {
         let timestamp_s = self.clock.now().millis() / 1_000;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -125,7 +126,7 @@ impl Webhook {
             let value = HeaderValue::from_str(&value).expect("ids, numbers and base64 fit in headers");
             headers.insert(HeaderName::from_static(name), value);
         }
-        Call { method: Method::POST, url: self.url.clone(), headers, body: body.into() }
+        Call { method: Method::POST, url: self.url.clone(), headers, body }
     }
 
     fn refusal(&self, answer: &Answer) -> Error {

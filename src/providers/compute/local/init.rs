@@ -181,7 +181,7 @@ fn start_program(inside: &Inside) -> io::Result<Pid> {
     let (name, arguments) = inside.arguments.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut program = Command::new(name);
     program.args(arguments).current_dir(WORKSPACE).env_clear().process_group(0);
-    program.envs(inside.environment.iter().map(|(name, value)| (name, value)));
+    program.envs(inside.environment.iter().map(|(name, value)| (name, value.as_str())));
     let input = match inside.from_input {
         true => fs::File::open(format!("{PROGRAM_DIR}/main"))?.into(),
         false => Stdio::null(),

@@ -8,9 +8,14 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::vault;
 
 /// The largest frame: a program, its environment with every secret, and some.
 const FRAME_BYTES: usize = 64 << 20;
+/// What comes before the JSON of a frame.
+const LENGTH_BYTES: usize = 4;
 
 /// What one sandbox may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,12 +54,13 @@ pub(super) struct Outside {
 }
 
 /// For the init: the process that runs, and its limits.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Inside {
     pub(super) arguments: Vec<String>,
     /// Whether the program is read from the standard input.
     pub(super) from_input: bool,
-    pub(super) environment: Vec<(String, String)>,
+    /// Secrets are in it.
+    pub(super) environment: Vec<(String, Zeroizing<String>)>,
     pub(super) limits: Limits,
     /// Whether it has a network of its own, of which the loopback is all.
     pub(super) own_network: bool,
@@ -99,21 +105,22 @@ impl<T, E: fmt::Display> Layer<T> for Result<T, E> {
 }
 
 /// A frame: its length in four bytes, and its JSON.
-pub(super) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_vec(message)?;
-    let length = u32::try_from(json.len()).map_err(io::Error::other)?;
-    Ok([&length.to_be_bytes()[..], &json].concat())
+pub(super) fn frame(message: &impl Serialize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut frame = vault::json(LENGTH_BYTES, message)?;
+    let length = u32::try_from(frame.len() - LENGTH_BYTES).map_err(io::Error::other)?;
+    frame[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+    Ok(frame)
 }
 
 /// Reads one frame from the standard input, and not a byte more.
 pub(super) fn read_frame<T: DeserializeOwned>() -> io::Result<T> {
-    let mut length = [0; 4];
+    let mut length = [0; LENGTH_BYTES];
     read_exact(&mut length)?;
     let length = usize::try_from(u32::from_be_bytes(length)).map_err(io::Error::other)?;
     if length > FRAME_BYTES {
         return Err(io::Error::other("the message is too long"));
     }
-    let mut json = vec![0; length];
+    let mut json = Zeroizing::new(vec![0; length]);
     read_exact(&mut json)?;
     Ok(serde_json::from_slice(&json)?)
 }

@@ -27,6 +27,7 @@ use async_trait::async_trait;
 use theazo_domain::id::AgentId;
 use tokio::sync::watch as tokio_watch;
 use tokio::task::spawn_blocking;
+use zeroize::Zeroizing;
 
 pub use layers::{Layer, layers};
 pub use message::Limits;
@@ -154,10 +155,11 @@ impl LocalCompute {
             ("LANG", "C.UTF-8".to_owned()),
             ("PYTHONPATH", root::WORKSPACE.to_owned()),
         ];
-        let mut environment: Vec<_> = own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        environment.extend(program.environment.iter().map(|(name, value)| (name.clone(), value.to_string())));
-        environment.push(("THEAZO_AGENT_ID".to_owned(), directory.agent_id.to_string()));
-        environment.push(("THEAZO_SESSION_ID".to_owned(), directory.session_id.to_string()));
+        let plain = |(name, value): (&str, String)| (name.to_owned(), Zeroizing::new(value));
+        let mut environment: Vec<_> = own.into_iter().map(plain).collect();
+        environment.extend(program.environment.iter().cloned());
+        environment.push(plain(("THEAZO_AGENT_ID", directory.agent_id.to_string())));
+        environment.push(plain(("THEAZO_SESSION_ID", directory.session_id.to_string())));
         let inside = Inside {
             arguments: start.arguments,
             from_input: start.from_input,
