@@ -1,5 +1,7 @@
 //! Reading the body of a request: how large, of which type, how deep; then every rule at once.
 
+use std::sync::Arc;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -11,9 +13,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::access::Notes;
 use super::error::{Error, Field};
-use super::{json, schema};
+use super::{Edge, idempotency, json, schema};
 use crate::config;
+use crate::log::Once;
 
 /// What a request can bring in its body.
 pub(crate) trait Input: DeserializeOwned + ToSchema + Send + 'static {
@@ -45,8 +49,8 @@ pub(crate) struct Signed {
     pub(crate) uri: Uri,
     /// The very bytes. They may hold what is confided, so they are wiped.
     pub(crate) raw: Zeroizing<Vec<u8>>,
-    /// The caller's own name for the request, if it is to be carried out once.
-    pub(crate) idempotency_key: Option<String>,
+    /// What makes it repeatable, if it is to be carried out once.
+    pub(crate) once: Option<Once>,
 }
 
 /// A body that says nothing.
@@ -55,11 +59,11 @@ pub(crate) struct Nothing {}
 
 impl Input for Nothing {}
 
-impl<T: Input, S: Send + Sync> FromRequest<S> for Submitted<T> {
+impl<T: Input> FromRequest<Edge> for Submitted<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
-        let (request, json, mut fields) = receive(request).await?;
+    async fn from_request(request: Request, edge: &Edge) -> Result<Self, Error> {
+        let (request, json, mut fields) = receive(edge, request).await?;
         if !json {
             return Err(Error::UnsupportedMediaType);
         }
@@ -68,11 +72,11 @@ impl<T: Input, S: Send + Sync> FromRequest<S> for Submitted<T> {
     }
 }
 
-impl<T: Input + Default, S: Send + Sync> FromRequest<S> for Optional<T> {
+impl<T: Input + Default> FromRequest<Edge> for Optional<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
-        let (request, json, mut fields) = receive(request).await?;
+    async fn from_request(request: Request, edge: &Edge) -> Result<Self, Error> {
+        let (request, json, mut fields) = receive(edge, request).await?;
         if !json && !request.raw.is_empty() {
             return Err(Error::UnsupportedMediaType);
         }
@@ -92,8 +96,9 @@ fn settle<T>(body: Option<T>, mut fields: Vec<Field>) -> Result<T, Error> {
     }
 }
 
-/// The whole request, whether it is said to be JSON, and what is wrong with its headers.
-async fn receive(request: Request) -> Result<(Signed, bool, Vec<Field>), Error> {
+/// The whole request, whether it is said to be JSON, and what is wrong with its headers. What makes it repeatable is noted
+/// with the request, for answers that are found before anything is decided.
+async fn receive(edge: &Edge, request: Request) -> Result<(Signed, bool, Vec<Field>), Error> {
     let (parts, body) = request.into_parts();
     let mut fields = vec![];
     let idempotency_key = idempotency_key(&parts.headers).unwrap_or_else(|field| {
@@ -101,7 +106,15 @@ async fn receive(request: Request) -> Result<(Signed, bool, Vec<Field>), Error> 
         None
     });
     let raw = wiped(read(&parts.headers, body).await?);
-    let signed = Signed { method: parts.method, uri: parts.uri, raw, idempotency_key };
+    let mut signed = Signed { method: parts.method, uri: parts.uri, raw, once: None };
+    let notes = parts.extensions.get::<Arc<Notes>>();
+    if let Some(notes) = notes
+        && let (Some(key), Some((tenant, _))) = (idempotency_key, notes.caller.get())
+    {
+        let once = idempotency::once(edge, *tenant, &signed, key);
+        let _ = notes.once.set(once.clone());
+        signed.once = Some(once);
+    }
     Ok((signed, is_json(&parts.headers), fields))
 }
 

@@ -19,7 +19,7 @@ use crate::http::Edge;
 use crate::http::auth::{Caller, Writer};
 use crate::http::body::{Input, Submitted};
 use crate::http::error::{Error, Field};
-use crate::http::idempotency::{decide, judged, respond, success};
+use crate::http::idempotency::{decide, failed, judged, respond, success};
 use crate::http::query::Id;
 use crate::log::{Answer, Answered, Answering, Content, Submission};
 use crate::providers::compute::{self, End, Finished, Language};
@@ -167,7 +167,9 @@ async fn recorded(edge: &Edge, caller: &Caller, kept: &Answer) -> Result<Respons
         }
         ("timed_out", _) => Err(too_long()),
         (status, _) => {
-            Err(Error::Conflict(format!("The program of this Idempotency-Key ended as {status}.")))
+            let told = format!("The program of this Idempotency-Key ended as {status}.");
+            let answer = failed(&Error::Conflict(told), caller.request_id);
+            Ok(respond(Answered { answer, replayed: true }))
         }
     }
 }
@@ -224,7 +226,7 @@ impl Run {
         let command = agent::Command::FinishExec { exec_id: self.exec_id, outcome, result, duration_ms };
         match desk.tell(self.agent_id, command, content.into_iter().collect()).await? {
             Ok(_) | Err(Refusal::Conflict(_)) => {}
-            Err(refusal) => return Err(Error::from(&refusal)),
+            Err(refusal) => return Err(Error::internal(refusal)),
         }
         Ok(())
     }

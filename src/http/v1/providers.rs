@@ -21,7 +21,7 @@ use crate::http::Edge;
 use crate::http::auth::{Administrator, Caller, Reader};
 use crate::http::body::{Input, Nothing, Optional, Signed, Submitted};
 use crate::http::error::{Error, Field};
-use crate::http::idempotency::{act, failed, is_answered, refused, success};
+use crate::http::idempotency::{act, failed, hold, refused, success};
 use crate::http::page::{Listing, Page};
 use crate::http::query::{Id, Query};
 use crate::http::schema;
@@ -112,23 +112,28 @@ pub(crate) async fn configure(
     administrator: Administrator,
     Submitted { body, request }: Submitted<NewProvider>,
 ) -> Result<Response, Error> {
+    let work = |edge, caller, request| set(edge, caller, request, body);
+    hold(&edge, administrator.into_caller(), request, work).await
+}
+
+async fn set(edge: Edge, caller: Caller, request: Signed, body: NewProvider) -> Result<Response, Error> {
     let (provider, is_default) = (body.provider, body.is_default);
     let given = Credentials::parse(provider, body.credentials.get());
     let given = given.map_err(|_| Error::field("credentials", "type", "cannot be read"))?;
     let (command, sealed) = match given {
         None => (provider::Command::ConfigureLocal { is_default }, vec![]),
         Some(given) => {
-            let finding = ask(&edge, &administrator, &request, &given).await?;
-            let finding = finding.map_err(unusable)?;
+            let finding = ask(&edge, &caller, &given).await;
+            let finding = finding.map_err(|wrong| Error::Unprocessable(unusable(wrong)))?;
             let version = ValueId::from_ulid(edge.new_ulid());
-            let sealed = given.seal(&edge.app.keys.masters, administrator.tenant.id, version);
+            let sealed = given.seal(&edge.app.keys.masters, caller.tenant.id, version);
             let configuration = Configuration { provider, credentials: version, is_default, finding };
             (provider::Command::Configure(configuration), vec![sealed])
         }
     };
-    let submission = submission(&administrator, command, sealed);
-    let answering = show(StatusCode::CREATED, administrator.request_id, provider);
-    act(&edge, &administrator, &request, submission, answering).await
+    let submission = submission(&caller, command, sealed);
+    let answering = show(StatusCode::CREATED, caller.request_id, provider);
+    act(&edge, &caller, &request, submission, answering).await
 }
 
 /// Asks a provider again whether it takes its credentials.
@@ -141,27 +146,37 @@ pub(crate) async fn verify(
     Id(provider): Id<ProviderName>,
     Optional { request, .. }: Optional<Nothing>,
 ) -> Result<Response, Error> {
-    let tenant = administrator.tenant.id;
-    let found = credentials::find(&edge.app, tenant, provider).await.map_err(unopened)?;
+    let work = |edge, caller, request| check(edge, caller, request, provider);
+    hold(&edge, administrator.into_caller(), request, work).await
+}
+
+async fn check(
+    edge: Edge,
+    caller: Caller,
+    request: Signed,
+    provider: ProviderName,
+) -> Result<Response, Error> {
+    let found = credentials::find(&edge.app, caller.tenant.id, provider).await.map_err(unopened)?;
     let command = match found {
         // The rules say why there is nothing to ask, with a version that is nobody's.
         None => provider::Command::Verify {
             provider,
             credentials: ValueId::from_ulid(edge.new_ulid()),
-            finding: unasked(),
+            finding: Finding { status: Status::Unverified, reason: None },
         },
         Some((credentials, given)) => {
-            let finding = ask(&edge, &administrator, &request, &given).await?.unwrap_or_else(unusable_now);
+            let finding = ask(&edge, &caller, &given).await.unwrap_or_else(unusable_now);
             provider::Command::Verify { provider, credentials, finding }
         }
     };
-    let submission = submission(&administrator, command, vec![]);
-    let answering = show(StatusCode::OK, administrator.request_id, provider);
-    act(&edge, &administrator, &request, submission, answering).await
+    let submission = submission(&caller, command, vec![]);
+    let answering = show(StatusCode::OK, caller.request_id, provider);
+    act(&edge, &caller, &request, submission, answering).await
 }
 
 /// Removes a provider, and its credentials. It must not have active agents; where it was the default, `local` is. The
-/// sandboxes of agents that have just ended are removed first, for which this waits some seconds at most.
+/// sandboxes of agents that have just ended are removed first, for which this waits some seconds: a provider whose vendor
+/// has not let go of them by then stays, since that takes the credentials.
 #[utoipa::path(delete, operation_id = "removeProvider", path = "/v1/providers/{provider}", tag = "providers",
     params(("provider" = String, Path, description = "The provider")),
     responses((status = 200, body = Done)))]
@@ -171,12 +186,23 @@ pub(crate) async fn remove(
     Id(provider): Id<ProviderName>,
     Optional { request, .. }: Optional<Nothing>,
 ) -> Result<Response, Error> {
-    if !is_answered(&edge, &administrator, &request).await? {
-        let_go(&edge, &administrator, provider).await?;
+    let work = |edge, caller, request| take_away(edge, caller, request, provider);
+    hold(&edge, administrator.into_caller(), request, work).await
+}
+
+async fn take_away(
+    edge: Edge,
+    caller: Caller,
+    request: Signed,
+    provider: ProviderName,
+) -> Result<Response, Error> {
+    // In test mode all sandboxes are mocks.
+    if caller.tenant.mode == Mode::Live {
+        let_go(&edge, &caller, provider).await?;
     }
     let sealed = vec![SealedChange::Delete(provider::place(provider))];
-    let submission = submission(&administrator, provider::Command::Remove(provider), sealed);
-    let request_id = administrator.request_id;
+    let submission = submission(&caller, provider::Command::Remove(provider), sealed);
+    let request_id = caller.request_id;
     let answering: Answering = Box::new(move |_, verdict| {
         let answer = match verdict {
             Ok(_) => success(StatusCode::OK, &Done::DONE),
@@ -184,56 +210,50 @@ pub(crate) async fn remove(
         };
         Box::pin(std::future::ready(Ok(answer)))
     });
-    act(&edge, &administrator, &request, submission, answering).await
+    act(&edge, &caller, &request, submission, answering).await
 }
 
-/// Waits until the sandboxes of agents that have ended are gone, which takes the credentials that are about to be
-/// deleted. What the vendor does not remove in time must not keep the credentials here.
+/// Waits until the vendor has let go of the sandboxes of agents that have ended, which takes the credentials that are
+/// about to be deleted.
 async fn let_go(edge: &Edge, caller: &Caller, provider: ProviderName) -> Result<(), Error> {
-    // In test mode all sandboxes are mocks.
-    if caller.tenant.mode == Mode::Test {
-        return Ok(());
-    }
+    // Where the rules refuse it anyway, nothing comes of waiting.
+    let asked = submission(caller, provider::Command::AskRemoval(provider), vec![]);
+    let verdict = edge.app.log.execute(caller.tenant, asked).await?;
+    verdict.map_err(|refusal| Error::from(&refusal))?;
+    let scope = edge.app.log.scope(caller.tenant.id);
     let until = Instant::now() + config::RELEASE_DEADLINE;
-    while read::agent::is_to_release(edge.app.log.scope(caller.tenant.id), provider).await? {
+    while read::agent::is_to_release(scope, provider).await? {
         if Instant::now() >= until {
-            tracing::warn!(provider = provider.as_str(), "credentials are deleted that sandboxes still need");
-            break;
+            let mut agents = read::agent::to_release(scope, provider).await?;
+            let (name, number) = (provider.as_str(), agents.len());
+            let message =
+                format!("The sandboxes of agents of the provider {name} were not released yet: {number}.");
+            agents.truncate(config::NAMED_AGENTS);
+            return Err(Error::InUse { message, agents });
         }
         tokio::time::sleep(config::RELEASE_POLL).await;
     }
     Ok(())
 }
 
-/// Asks a provider whether it takes these credentials; in test mode nobody is asked. Where the request is a repetition
-/// its answer is there already, and nobody is asked either.
-async fn ask(
-    edge: &Edge,
-    caller: &Caller,
-    request: &Signed,
-    given: &Credentials,
-) -> Result<Result<Finding, Wrong>, Error> {
-    let app = &edge.app;
-    if is_answered(edge, caller, request).await? {
-        return Ok(Ok(unasked()));
+/// Asks a provider whether it takes these credentials; in test mode nobody is asked.
+async fn ask(edge: &Edge, caller: &Caller, given: &Credentials) -> Result<Finding, Wrong> {
+    match caller.tenant.mode {
+        Mode::Test => outside(edge).check(given).map(|()| Finding::active()),
+        Mode::Live => outside(edge).verify(given, edge.app.clock.now()).await,
     }
-    let outside = Outside { clients: &app.clients, vendors: &app.vendors };
-    Ok(match caller.tenant.mode {
-        Mode::Test => outside.check(given).map(|()| Finding::active()),
-        Mode::Live => outside.verify(given, app.clock.now()).await,
-    })
 }
 
-const fn unasked() -> Finding {
-    Finding { status: Status::Unverified, reason: None }
+fn outside(edge: &Edge) -> Outside<'_> {
+    Outside { clients: &edge.app.clients, vendors: &edge.app.vendors }
 }
 
-fn unusable(wrong: Wrong) -> Error {
+fn unusable(wrong: Wrong) -> Vec<Field> {
     let field =
         |(field, why): (&str, Unusable)| Field::new(below_credentials(field), "address", why.to_string());
     let mut fields: Vec<Field> = wrong.into_iter().map(field).collect();
     fields.sort();
-    Error::Unprocessable(fields)
+    fields
 }
 
 /// The address may have been public when it was configured; it is not now.
