@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_path_to_error::Segment;
 use utoipa::ToSchema;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -23,6 +24,9 @@ use crate::log::Once;
 pub(crate) trait Input: DeserializeOwned + ToSchema + Send + 'static {
     /// Rules that a schema cannot say.
     fn check(_value: &Value, _fields: &mut Vec<Field>) {}
+
+    /// Rules that depend on how the server is set up, for fields that have broken no other.
+    fn check_here(_edge: &Edge, _value: &Value, _fields: &mut Vec<Field>) {}
 }
 
 /// A request that changes something: what it says, and what it is known again by.
@@ -67,7 +71,7 @@ impl<T: Input> FromRequest<Edge> for Submitted<T> {
         if !json {
             return Err(Error::UnsupportedMediaType);
         }
-        let body = parse(&request.raw, &mut fields);
+        let body = parse(edge, &request.raw, &mut fields);
         settle(body, fields).map(|body| Self { body, request })
     }
 }
@@ -80,7 +84,8 @@ impl<T: Input + Default> FromRequest<Edge> for Optional<T> {
         if !json && !request.raw.is_empty() {
             return Err(Error::UnsupportedMediaType);
         }
-        let body = if request.raw.is_empty() { Some(T::default()) } else { parse(&request.raw, &mut fields) };
+        let body =
+            if request.raw.is_empty() { Some(T::default()) } else { parse(edge, &request.raw, &mut fields) };
         settle(body, fields).map(|body| Self { body, request })
     }
 }
@@ -174,7 +179,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Field> {
 }
 
 /// The body as `T`; every field that is wrong is noted.
-fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
+fn parse<T: Input>(edge: &Edge, raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
     if depth(raw) > config::JSON_DEPTH {
         let message = format!("must not be nested more than {} deep", config::JSON_DEPTH);
         fields.push(Field::new("", "depth", message));
@@ -188,7 +193,6 @@ fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
             return None;
         }
     };
-    let before = fields.len();
     fields.extend(repeated.into_iter().map(|path| {
         let path = path.replace('\0', "\u{fffd}");
         Field::new(path, "unique", "must not be given more than once")
@@ -198,21 +202,49 @@ fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
     }
     fields.extend(schema::violations::<T>(&value));
     T::check(&value, fields);
+    T::check_here(edge, &value, fields);
     wipe(value);
-    if fields.len() > before {
-        return None;
-    }
     let mut reader = serde_json::Deserializer::from_slice(raw);
     match serde_path_to_error::deserialize(&mut reader) {
         Ok(body) => Some(body),
         Err(error) => {
-            // Only what a schema lets pass comes here; the text may hold values.
-            let path = error.path().to_string();
-            let path = if path == "." { String::new() } else { path };
-            fields.push(Field::new(path, "type", "cannot be read"));
+            let path = dotted(error.path());
+            // Mostly a schema has said it already, and in more words.
+            if !fields.iter().any(|field| is_about(&field.path, &path)) {
+                fields.push(unread(path, error.inner()));
+            }
             None
         }
     }
+}
+
+/// `limits.maxCost.amount`, `inputs.3`.
+fn dotted(path: &serde_path_to_error::Path) -> String {
+    let segments = path.iter().filter_map(|segment| match segment {
+        Segment::Seq { index } => Some(index.to_string()),
+        Segment::Map { key } => Some(key.clone()),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    segments.collect::<Vec<_>>().join(".")
+}
+
+/// Whether one path leads to the other, or on from it.
+fn is_about(one: &str, other: &str) -> bool {
+    let leads = |to: &str, on: &str| {
+        to.is_empty() || on.strip_prefix(to).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    leads(one, other) || leads(other, one)
+}
+
+/// What a number is told that has more digits than are kept.
+pub(crate) const TOO_MANY_DIGITS: &str = "must not have more than 28 digits";
+
+/// What no schema has said. The error's own text may hold values.
+fn unread(path: String, error: &serde_json::Error) -> Field {
+    if error.to_string().starts_with(TOO_MANY_DIGITS) {
+        return Field::new(path, "digits", TOO_MANY_DIGITS);
+    }
+    Field::new(path, "type", "cannot be read")
 }
 
 const ESCAPED_NUL: &[u8] = br"\u0000";

@@ -1,5 +1,7 @@
 //! `/v1/providers`: where agents' code runs.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,8 +15,10 @@ use theazo_domain::provider::{self, Configuration, Finding, ProviderName, Status
 use theazo_domain::time::Timestamp;
 use theazo_domain::{Command, Event};
 use tokio::time::Instant;
-use utoipa::ToSchema;
-use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+use utoipa::openapi::schema::{Discriminator, Object, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
+use zeroize::Zeroizing;
 
 use super::Done;
 use crate::http::Edge;
@@ -60,7 +64,7 @@ pub(crate) struct NewProvider {
     #[schema(schema_with = names)]
     provider: ProviderName,
     /// For `e2b` `{apiKey}`, for `fly` `{apiToken, appName}`, for `docker` `{host?}`, for `webhook` `{url, secret}`, for
-    /// `local` `{}`. They are sealed and never shown again.
+    /// `local` `{}`, and nothing else: what is not known here is refused. They are sealed and never shown again.
     #[schema(value_type = Object)]
     credentials: Box<RawValue>,
     /// Whether it is the default from now on. Left out, the default stays what it is; where the default is said not to be
@@ -71,17 +75,86 @@ pub(crate) struct NewProvider {
 impl Input for NewProvider {
     fn check(value: &Value, fields: &mut Vec<Field>) {
         let provider = value.get("provider").and_then(|name| name.as_str()?.parse().ok());
-        let (Some(provider), Some(given @ Value::Object(_))) = (provider, value.get("credentials")) else {
-            return;
-        };
+        let (Some(provider), Some(credentials)) = (provider, value.get("credentials")) else { return };
+        let Some(given) = credentials.as_object() else { return };
+        let unknown = |name: &String| Field::new(name, "additionalProperties", "is not known here");
         let wrong = match provider {
-            ProviderName::Local => vec![],
-            ProviderName::E2b => schema::violations::<credentials::E2b>(given),
-            ProviderName::Fly => schema::violations::<credentials::Fly>(given),
-            ProviderName::Docker => schema::violations::<credentials::Docker>(given),
-            ProviderName::Webhook => schema::violations::<credentials::Webhook>(given),
+            // Where nothing is known at all, the schema does not say which.
+            ProviderName::Local => given.keys().map(unknown).collect(),
+            ProviderName::E2b => schema::violations::<credentials::E2b>(credentials),
+            ProviderName::Fly => schema::violations::<credentials::Fly>(credentials),
+            ProviderName::Docker => schema::violations::<credentials::Docker>(credentials),
+            ProviderName::Webhook => schema::violations::<credentials::Webhook>(credentials),
         };
         fields.extend(wrong.into_iter().map(|field| Field { path: below_credentials(&field.path), ..field }));
+    }
+
+    fn check_here(edge: &Edge, value: &Value, fields: &mut Vec<Field>) {
+        let provider = value.get("provider").and_then(|name| name.as_str()?.parse().ok());
+        let given = value.get("credentials").map(|given| Zeroizing::new(given.to_string()));
+        let (Some(provider), Some(given)) = (provider, given) else { return };
+        if fields.iter().any(|field| field.path.starts_with("credentials")) {
+            return;
+        }
+        if let Ok(Some(given)) = Credentials::parse(provider, &given)
+            && let Err(wrong) = outside(edge).check(&given)
+        {
+            fields.extend(unusable(wrong));
+        }
+    }
+}
+
+/// How the API document shows [`NewProvider`]: an alternative for each provider, with the schema that its credentials are
+/// held against.
+pub(crate) struct NewProviders;
+
+impl NewProviders {
+    /// The name of a provider, of its alternative, and of the schema of its credentials.
+    const ALL: [(&str, &str, &str); 5] = [
+        ("local", "NewLocalProvider", "LocalCredentials"),
+        ("e2b", "NewE2bProvider", "E2bCredentials"),
+        ("fly", "NewFlyProvider", "FlyCredentials"),
+        ("docker", "NewDockerProvider", "DockerCredentials"),
+        ("webhook", "NewWebhookProvider", "WebhookCredentials"),
+    ];
+
+    fn alternative(provider: &'static str, credentials: &str) -> RefOr<Schema> {
+        let mut schema = NewProvider::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            object.properties.insert("provider".to_owned(), Schema::Object(words(&[provider])).into());
+            object.properties.insert("credentials".to_owned(), Ref::from_schema_name(credentials).into());
+        }
+        schema
+    }
+}
+
+impl PartialSchema for NewProviders {
+    fn schema() -> RefOr<Schema> {
+        let mapping =
+            Self::ALL.map(|(provider, name, _)| (provider, Ref::from_schema_name(name).ref_location));
+        let begun = OneOfBuilder::new().discriminator(Some(Discriminator::with_mapping("provider", mapping)));
+        let any =
+            Self::ALL.into_iter().fold(begun, |any, (_, name, _)| any.item(Ref::from_schema_name(name)));
+        any.description(Some("A compute provider to configure.")).into()
+    }
+}
+
+impl ToSchema for NewProviders {
+    fn name() -> Cow<'static, str> {
+        "NewProvider".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.extend(Self::ALL.map(|(provider, name, credentials)| {
+            (name.to_owned(), Self::alternative(provider, credentials))
+        }));
+        schemas.extend([
+            (credentials::Local::name().into(), credentials::Local::schema()),
+            (credentials::E2b::name().into(), credentials::E2b::schema()),
+            (credentials::Fly::name().into(), credentials::Fly::schema()),
+            (credentials::Docker::name().into(), credentials::Docker::schema()),
+            (credentials::Webhook::name().into(), credentials::Webhook::schema()),
+        ]);
     }
 }
 
@@ -106,7 +179,7 @@ pub(crate) async fn list(
 
 /// Configures a provider, over what it was, and asks it whether it takes the credentials.
 #[utoipa::path(post, operation_id = "configureProvider", path = "/v1/providers", tag = "providers",
-    request_body = NewProvider, responses((status = 201, body = Provider)))]
+    request_body = NewProviders, responses((status = 201, body = Provider)))]
 pub(crate) async fn configure(
     State(edge): State<Edge>,
     administrator: Administrator,
