@@ -48,6 +48,9 @@ pub const STREAM_PAGE: i64 = 256;
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long an answer under an idempotency key is kept at least.
 pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(48 * 3_600);
+/// How long an idempotency key is held at most for a request that asks somebody outside before it is decided: longer than
+/// that may take, with the command after it. After a crash its repetitions are told to wait for as long.
+pub const IDEMPOTENCY_HELD: Duration = Duration::from_secs(60);
 /// How often an active appender looks for answers that are past that.
 pub const IDEMPOTENCY_SWEEP: Duration = Duration::from_secs(3_600);
 /// Rows that one such look deletes at most.

@@ -23,6 +23,8 @@ pub enum Command {
         /// What it came to.
         finding: Finding,
     },
+    /// Say whether one could be removed; nothing happens.
+    AskRemoval(ProviderName),
     /// Remove one, with its credentials. Only one that no active agent uses can be.
     Remove(ProviderName),
 }
@@ -57,6 +59,7 @@ impl Aggregate for State {
                 let (provider, credentials, finding) = (*provider, *credentials, finding.clone());
                 Ok(vec![Event::ProviderVerified(Verified { provider, credentials, finding })])
             }
+            Command::AskRemoval(provider) => self.remove(*provider).map(|_| vec![]),
             Command::Remove(provider) => self.remove(*provider),
         }
     }

@@ -153,10 +153,12 @@ fn a_provider_that_agents_use_stays_and_its_credentials_may_be_replaced() {
     assert_eq!(refusal.to_string(), "the provider e2b has active agents: 2");
     let agents = vec![agent(1), agent(3)];
     assert_eq!(refusal, Refusal::InUse { what: "the provider e2b".to_owned(), agents });
+    assert_eq!(state.decide(&Command::AskRemoval(E2b), &facts()), Err(refusal));
     assert!(state.decide(&configure(E2b, 2, None), &facts()).is_ok());
     for number in [1, 3, 3] {
         state.evolve(&terminated(number));
     }
+    assert_eq!(state.decide(&Command::AskRemoval(E2b), &facts()), Ok(vec![]));
     assert_eq!(state.decide(&Command::Remove(E2b), &facts()), Ok(vec![removed(E2b, 1)]));
 }
 

@@ -12,10 +12,10 @@ use futures_util::FutureExt;
 use theazo_domain::id::{KeyId, RequestId};
 use tracing::Instrument;
 
-use super::Edge;
 use super::error::{self, Error};
 use super::rate::Admission;
-use crate::log::TenantId;
+use super::{Edge, idempotency};
+use crate::log::{Once, TenantId};
 use crate::random;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -27,6 +27,8 @@ pub(crate) struct Notes {
     pub(crate) request_id: RequestId,
     /// Whose key it came with, once that is known.
     pub(crate) caller: OnceLock<(TenantId, KeyId)>,
+    /// What makes it repeatable, once that was read, where it came with an `Idempotency-Key`.
+    pub(crate) once: OnceLock<Once>,
     /// How it was counted, once it was.
     pub(crate) admission: OnceLock<Admission>,
 }
@@ -35,7 +37,8 @@ pub(crate) struct Notes {
 pub(crate) async fn surround(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let request_id = RequestId::from_ulid(random::ulid(edge.app.clock.now()));
-    let notes = Arc::new(Notes { request_id, caller: OnceLock::new(), admission: OnceLock::new() });
+    let (caller, once, admission) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+    let notes = Arc::new(Notes { request_id, caller, once, admission });
     request.extensions_mut().insert(Arc::clone(&notes));
     let method = request.method().clone();
     let route = request
@@ -43,7 +46,8 @@ pub(crate) async fn surround(State(edge): State<Edge>, mut request: Request, nex
         .get::<MatchedPath>()
         .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let span = tracing::info_span!("request", %request_id);
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
+    let answering = async { idempotency::settled(&edge, &notes, next.run(request).await).await };
+    let answered = AssertUnwindSafe(answering).catch_unwind().instrument(span.clone()).await;
     let _entered = span.enter();
     let answered = answered.unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<&str>().map(ToString::to_string);

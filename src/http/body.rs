@@ -1,5 +1,7 @@
 //! Reading the body of a request: how large, of which type, how deep; then every rule at once.
 
+use std::sync::Arc;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -8,17 +10,23 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_path_to_error::Segment;
 use utoipa::ToSchema;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::access::Notes;
 use super::error::{Error, Field};
-use super::{json, schema};
+use super::{Edge, idempotency, json, schema};
 use crate::config;
+use crate::log::Once;
 
 /// What a request can bring in its body.
 pub(crate) trait Input: DeserializeOwned + ToSchema + Send + 'static {
     /// Rules that a schema cannot say.
     fn check(_value: &Value, _fields: &mut Vec<Field>) {}
+
+    /// Rules that depend on how the server is set up, for fields that have broken no other.
+    fn check_here(_edge: &Edge, _value: &Value, _fields: &mut Vec<Field>) {}
 }
 
 /// A request that changes something: what it says, and what it is known again by.
@@ -45,8 +53,8 @@ pub(crate) struct Signed {
     pub(crate) uri: Uri,
     /// The very bytes. They may hold what is confided, so they are wiped.
     pub(crate) raw: Zeroizing<Vec<u8>>,
-    /// The caller's own name for the request, if it is to be carried out once.
-    pub(crate) idempotency_key: Option<String>,
+    /// What makes it repeatable, if it is to be carried out once.
+    pub(crate) once: Option<Once>,
 }
 
 /// A body that says nothing.
@@ -55,28 +63,29 @@ pub(crate) struct Nothing {}
 
 impl Input for Nothing {}
 
-impl<T: Input, S: Send + Sync> FromRequest<S> for Submitted<T> {
+impl<T: Input> FromRequest<Edge> for Submitted<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
-        let (request, json, mut fields) = receive(request).await?;
+    async fn from_request(request: Request, edge: &Edge) -> Result<Self, Error> {
+        let (request, json, mut fields) = receive(edge, request).await?;
         if !json {
             return Err(Error::UnsupportedMediaType);
         }
-        let body = parse(&request.raw, &mut fields);
+        let body = parse(edge, &request.raw, &mut fields);
         settle(body, fields).map(|body| Self { body, request })
     }
 }
 
-impl<T: Input + Default, S: Send + Sync> FromRequest<S> for Optional<T> {
+impl<T: Input + Default> FromRequest<Edge> for Optional<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
-        let (request, json, mut fields) = receive(request).await?;
+    async fn from_request(request: Request, edge: &Edge) -> Result<Self, Error> {
+        let (request, json, mut fields) = receive(edge, request).await?;
         if !json && !request.raw.is_empty() {
             return Err(Error::UnsupportedMediaType);
         }
-        let body = if request.raw.is_empty() { Some(T::default()) } else { parse(&request.raw, &mut fields) };
+        let body =
+            if request.raw.is_empty() { Some(T::default()) } else { parse(edge, &request.raw, &mut fields) };
         settle(body, fields).map(|body| Self { body, request })
     }
 }
@@ -92,8 +101,9 @@ fn settle<T>(body: Option<T>, mut fields: Vec<Field>) -> Result<T, Error> {
     }
 }
 
-/// The whole request, whether it is said to be JSON, and what is wrong with its headers.
-async fn receive(request: Request) -> Result<(Signed, bool, Vec<Field>), Error> {
+/// The whole request, whether it is said to be JSON, and what is wrong with its headers. What makes it repeatable is noted
+/// with the request, for answers that are found before anything is decided.
+async fn receive(edge: &Edge, request: Request) -> Result<(Signed, bool, Vec<Field>), Error> {
     let (parts, body) = request.into_parts();
     let mut fields = vec![];
     let idempotency_key = idempotency_key(&parts.headers).unwrap_or_else(|field| {
@@ -101,7 +111,15 @@ async fn receive(request: Request) -> Result<(Signed, bool, Vec<Field>), Error> 
         None
     });
     let raw = wiped(read(&parts.headers, body).await?);
-    let signed = Signed { method: parts.method, uri: parts.uri, raw, idempotency_key };
+    let mut signed = Signed { method: parts.method, uri: parts.uri, raw, once: None };
+    let notes = parts.extensions.get::<Arc<Notes>>();
+    if let Some(notes) = notes
+        && let (Some(key), Some((tenant, _))) = (idempotency_key, notes.caller.get())
+    {
+        let once = idempotency::once(edge, *tenant, &signed, key);
+        let _ = notes.once.set(once.clone());
+        signed.once = Some(once);
+    }
     Ok((signed, is_json(&parts.headers), fields))
 }
 
@@ -161,7 +179,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Field> {
 }
 
 /// The body as `T`; every field that is wrong is noted.
-fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
+fn parse<T: Input>(edge: &Edge, raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
     if depth(raw) > config::JSON_DEPTH {
         let message = format!("must not be nested more than {} deep", config::JSON_DEPTH);
         fields.push(Field::new("", "depth", message));
@@ -175,7 +193,6 @@ fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
             return None;
         }
     };
-    let before = fields.len();
     fields.extend(repeated.into_iter().map(|path| {
         let path = path.replace('\0', "\u{fffd}");
         Field::new(path, "unique", "must not be given more than once")
@@ -185,21 +202,49 @@ fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
     }
     fields.extend(schema::violations::<T>(&value));
     T::check(&value, fields);
+    T::check_here(edge, &value, fields);
     wipe(value);
-    if fields.len() > before {
-        return None;
-    }
     let mut reader = serde_json::Deserializer::from_slice(raw);
     match serde_path_to_error::deserialize(&mut reader) {
         Ok(body) => Some(body),
         Err(error) => {
-            // Only what a schema lets pass comes here; the text may hold values.
-            let path = error.path().to_string();
-            let path = if path == "." { String::new() } else { path };
-            fields.push(Field::new(path, "type", "cannot be read"));
+            let path = dotted(error.path());
+            // Mostly a schema has said it already, and in more words.
+            if !fields.iter().any(|field| is_about(&field.path, &path)) {
+                fields.push(unread(path, error.inner()));
+            }
             None
         }
     }
+}
+
+/// `limits.maxCost.amount`, `inputs.3`.
+fn dotted(path: &serde_path_to_error::Path) -> String {
+    let segments = path.iter().filter_map(|segment| match segment {
+        Segment::Seq { index } => Some(index.to_string()),
+        Segment::Map { key } => Some(key.clone()),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    segments.collect::<Vec<_>>().join(".")
+}
+
+/// Whether one path leads to the other, or on from it.
+fn is_about(one: &str, other: &str) -> bool {
+    let leads = |to: &str, on: &str| {
+        to.is_empty() || on.strip_prefix(to).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    leads(one, other) || leads(other, one)
+}
+
+/// What a number is told that has more digits than are kept.
+pub(crate) const TOO_MANY_DIGITS: &str = "must not have more than 28 digits";
+
+/// What no schema has said. The error's own text may hold values.
+fn unread(path: String, error: &serde_json::Error) -> Field {
+    if error.to_string().starts_with(TOO_MANY_DIGITS) {
+        return Field::new(path, "digits", TOO_MANY_DIGITS);
+    }
+    Field::new(path, "type", "cannot be read")
 }
 
 const ESCAPED_NUL: &[u8] = br"\u0000";

@@ -51,6 +51,9 @@ pub(crate) enum Error {
     /// It is being done for another request with this idempotency key.
     #[error("{0}")]
     Busy(String),
+    /// The idempotency key is another request's.
+    #[error("This Idempotency-Key was used for another request.")]
+    KeyReused,
     /// A provider outside refused or failed.
     #[error("{0}")]
     Upstream(String),
@@ -158,7 +161,9 @@ impl Error {
             Self::LimitExceeded { .. } => (StatusCode::PAYMENT_REQUIRED, "session_limit_exceeded"),
             Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "provider_error"),
             Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
-            Self::Conflict(_) | Self::Busy(_) | Self::InUse { .. } => (StatusCode::CONFLICT, "conflict"),
+            Self::Conflict(_) | Self::Busy(_) | Self::InUse { .. } | Self::KeyReused => {
+                (StatusCode::CONFLICT, "conflict")
+            }
             Self::Unprocessable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable_entity"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
@@ -167,6 +172,14 @@ impl Error {
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
         }
+    }
+
+    /// Whether it is kept for an idempotency key: it was decided, or found out, and does not pass by itself.
+    pub(crate) const fn is_decided(&self) -> bool {
+        matches!(
+            self,
+            Self::NotFound(_) | Self::Conflict(_) | Self::InUse { .. } | Self::LimitExceeded { .. }
+        )
     }
 
     fn details(&self) -> Option<Value> {
@@ -310,8 +323,9 @@ impl From<Failure> for Error {
                 tracing::error!(what, "the log was written by a newer server");
                 Self::Unavailable("This server is being replaced by a newer one.".to_owned())
             }
-            Failure::KeyReused => {
-                Self::Conflict("This Idempotency-Key was used for another request.".to_owned())
+            Failure::KeyReused => Self::KeyReused,
+            Failure::KeyHeld => {
+                Self::Busy("The first request with this Idempotency-Key is still running.".to_owned())
             }
             Failure::Internal(what) => Self::internal(what),
         }

@@ -1,5 +1,7 @@
 //! Carrying out a request that changes something: once only where it carries an `Idempotency-Key`.
 
+use std::sync::Arc;
+
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -8,12 +10,14 @@ use serde::Serialize;
 use sha2::Sha256;
 use theazo_domain::id::RequestId;
 use theazo_domain::{Event, Refusal};
+use tracing::Instrument;
 
 use super::Edge;
+use super::access::Notes;
 use super::auth::Caller;
 use super::body::Signed;
 use super::error::{Complete, Error};
-use crate::log::{self, Answer, Answered, Answering, Once, Submission, Verdict};
+use crate::log::{Answer, Answered, Answering, Holding, Once, Submission, TenantId, Verdict};
 use crate::planted;
 use crate::vault::Key;
 
@@ -46,7 +50,7 @@ pub(crate) async fn decide(
     answering: Answering,
 ) -> Result<Answered, Error> {
     let log = &edge.app.log;
-    let Some(once) = once(edge, caller, request) else {
+    let Some(once) = request.once.clone() else {
         let verdict = log.execute(caller.tenant, submission).await?;
         let answer = answering(log.scope(caller.tenant.id), &verdict).await?;
         return Ok(Answered { answer, replayed: false });
@@ -65,20 +69,65 @@ pub(crate) fn judged(verdict: &Verdict, request_id: RequestId) -> Option<Answer>
     }
 }
 
-/// Whether the request's `Idempotency-Key` has an answer already, so that whatever else its command would need (a call
-/// to someone outside) is not needed.
+/// Does what somebody outside has to be asked for before it can be decided. Where the request came with an
+/// `Idempotency-Key` nobody is asked for a repetition: while it goes on, one is told so, on every server. It goes on to
+/// its end also when the caller goes away.
 ///
 /// # Errors
-/// [`Error`] when the database is away.
-pub(crate) async fn is_answered(edge: &Edge, caller: &Caller, request: &Signed) -> Result<bool, Error> {
-    let Some(once) = once(edge, caller, request) else { return Ok(false) };
-    Ok(log::read::is_kept(edge.app.log.scope(caller.tenant.id), &once.key_digest).await?)
+/// [`Error`] when it was not decided; the key is free then.
+pub(crate) async fn hold<F>(
+    edge: &Edge,
+    caller: Caller,
+    mut request: Signed,
+    work: impl FnOnce(Edge, Caller, Signed) -> F,
+) -> Result<Response, Error>
+where
+    F: Future<Output = Result<Response, Error>> + Send + 'static,
+{
+    let Some(once) = &mut request.once else { return work(edge.clone(), caller, request).await };
+    let (log, tenant, request_id) = (Arc::clone(&edge.app.log), caller.tenant.id, caller.request_id);
+    match log.hold(tenant, once).await? {
+        Holding::Answered(answered) => return Ok(respond(answered)),
+        Holding::Held(hold) => once.hold = Some(hold),
+    }
+    let (edge, once) = (edge.clone(), once.clone());
+    let work = work(edge.clone(), caller, request);
+    let held = async move {
+        match work.await {
+            Err(error) if error.is_decided() => keep(&edge, tenant, &once, failed(&error, request_id)).await,
+            Err(error) => {
+                if let Err(failure) = edge.app.log.let_go(tenant, &once).await {
+                    tracing::warn!(%failure, "an idempotency key is held until it lapses");
+                }
+                Err(error)
+            }
+            answered => answered,
+        }
+    };
+    let ended = tokio::spawn(held.in_current_span()).await;
+    ended.map_err(|_| Error::internal("a request under a key ended without an answer"))?
 }
 
-fn once(edge: &Edge, caller: &Caller, request: &Signed) -> Option<Once> {
-    let (key, secret) = (request.idempotency_key.as_ref()?, &edge.app.keys.answers);
-    let key_digest = digest(secret, &[b"key", caller.tenant.id.0.to_string().as_bytes(), key.as_bytes()]);
-    Some(Once { key: key.clone(), key_digest, fingerprint: fingerprint(secret, request) })
+/// Keeps the answer of a request with an `Idempotency-Key` that is one of those that are kept and was found before
+/// anything was decided: what it named is not there. Where another answer is kept already, it is given.
+pub(crate) async fn settled(edge: &Edge, notes: &Notes, response: Response) -> Response {
+    let error = response.extensions().get::<Error>().filter(|error| error.is_decided());
+    let (Some(error), Some(once), Some((tenant, _))) = (error, notes.once.get(), notes.caller.get()) else {
+        return response;
+    };
+    let kept = keep(edge, *tenant, once, failed(error, notes.request_id)).await;
+    kept.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn keep(edge: &Edge, tenant: TenantId, once: &Once, answer: Answer) -> Result<Response, Error> {
+    Ok(respond(edge.app.log.keep(tenant, once, answer).await?))
+}
+
+/// What makes a request repeatable under this key.
+pub(crate) fn once(edge: &Edge, tenant: TenantId, request: &Signed, key: String) -> Once {
+    let secret = &edge.app.keys.answers;
+    let key_digest = digest(secret, &[b"key", tenant.0.to_string().as_bytes(), key.as_bytes()]);
+    Once { key, key_digest, fingerprint: fingerprint(secret, request), hold: None }
 }
 
 /// A success, as it is sent and kept.

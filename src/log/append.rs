@@ -13,7 +13,7 @@ use tokio_postgres::types::ToSql;
 
 use super::merkle::Frontier;
 use super::project::Write;
-use super::{Content, Recorded, SealedChange, Stored, TenantId, read, sealed};
+use super::{Content, Recorded, SealedChange, Stored, TenantId, hold, read, sealed};
 use crate::database::{Client, Database, Error, Pipeline, millis, name_tenant, system_time};
 
 /// Where the log ends, as the locked row says.
@@ -260,6 +260,8 @@ pub(crate) struct Writes {
     pub(crate) sealed: Vec<SealedChange>,
     pub(crate) snapshots: Vec<Snapshot>,
     pub(crate) projections: Vec<Write>,
+    /// Digests of idempotency keys that were held, and are not from here on.
+    pub(crate) lapsed: Vec<Vec<u8>>,
 }
 
 // As long as the log ends where it is thought to; else error TH001, and nothing of the transaction is done.
@@ -325,6 +327,7 @@ pub(crate) async fn send<'a>(
         let (events, to) = (Appending::of(&writes.events, writes.people), head.clone());
         pipeline.send(async move { events.append(client, &append, tenant, (&from, &to)).await }).await;
     }
+    hold::send_lapsed(pipeline, client, tenant, writes.lapsed).await?;
     send_beside(pipeline, client, tenant, writes.contents).await?;
     sealed::send(pipeline, client, tenant, writes.sealed).await?;
     if !writes.snapshots.is_empty() {

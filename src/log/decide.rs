@@ -13,7 +13,8 @@ use theazo_domain::{AggregateState, Event, Facts, Refusal, Subject};
 use super::append::{Head, Kept, Wanted, Writes};
 use super::appender::Pending;
 use super::cache::Cache;
-use super::{Accepted, Actor, Answer, Once, Recorded, Stored, Submission, Tenant, Verdict, kept, merkle};
+use super::kept::Found;
+use super::{Accepted, Actor, Answer, Once, Recorded, Stored, Submission, Tenant, Verdict, merkle};
 use crate::vault::Key;
 use crate::{planted, random};
 
@@ -27,6 +28,8 @@ pub(super) enum Decision {
     Twin(usize),
     /// Its idempotency key was used for another request.
     KeyReused,
+    /// The work of the first request with its idempotency key is under way.
+    KeyHeld,
     /// The kept answer of its idempotency key cannot be opened.
     Unreadable,
 }
@@ -231,13 +234,18 @@ impl Decider<'_> {
     }
 
     /// What an earlier request with this idempotency key came to.
-    fn earlier(&self, once: &Once) -> Option<Decision> {
+    fn earlier(&mut self, once: &Once) -> Option<Decision> {
         let kept = self.deciding.kept.get(&once.key_digest[..])?;
-        if kept.fingerprint != once.fingerprint {
-            return Some(Decision::KeyReused);
+        match Found::of(self.answers_key, self.tenant.id, once, kept, self.deciding.now) {
+            Found::Lapsed => {
+                self.deciding.writes.lapsed.push(once.key_digest.to_vec());
+                None
+            }
+            Found::Answer(answer) => Some(Decision::Replay(answer)),
+            Found::UnderWay => Some(Decision::KeyHeld),
+            Found::Foreign => Some(Decision::KeyReused),
+            Found::Unreadable => Some(Decision::Unreadable),
         }
-        let answer = kept::open(self.answers_key, self.tenant.id, &once.key_digest, &kept.answer);
-        Some(answer.map_or(Decision::Unreadable, Decision::Replay))
     }
 
     fn decide_one(&mut self, submission: &Submission, once: Option<&Once>) -> Verdict {

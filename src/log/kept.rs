@@ -1,6 +1,9 @@
-//! The answers that are kept for idempotency keys: encrypted, since some show a secret once.
+//! What is kept for idempotency keys: answers, encrypted, since some show a secret once, and that a key is held.
 
-use super::{Answer, TenantId};
+use theazo_domain::time::Timestamp;
+
+use super::append::Kept;
+use super::{Answer, Hold, Once, TenantId};
 use crate::random;
 use crate::vault::{self, Key, NONCE_BYTES};
 
@@ -25,9 +28,78 @@ pub(super) fn open(key: &Key, tenant: TenantId, key_digest: &[u8], sealed: &[u8]
     Some(Answer { status: u16::from_be_bytes(*status), body: body.to_vec() })
 }
 
+/// The status of what is kept in an answer's place while the work of the first request goes on.
+const PROCESSING: u16 = 102;
+
+/// What is kept in an answer's place: whose the key is, and until when at the longest.
+pub(super) fn mark(hold: Hold, until: Timestamp) -> Answer {
+    let Hold(whose) = hold;
+    Answer { status: PROCESSING, body: [&whose[..], &until.millis().to_be_bytes()].concat() }
+}
+
+fn read_mark(answer: &Answer) -> Option<(Hold, Timestamp)> {
+    let (whose, until_ms) = answer.body.split_first_chunk::<16>()?;
+    let until_ms = i64::from_be_bytes(until_ms.try_into().ok()?);
+    (answer.status == PROCESSING).then(|| (Hold(*whose), Timestamp::from_millis(until_ms)))
+}
+
+/// What is kept under an idempotency key, for a request that came with it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// That it is held, by this very request or by one that was given up: as good as nothing.
+    Lapsed,
+    /// The answer to the first request.
+    Answer(Answer),
+    /// That the first request is under way.
+    UnderWay,
+    /// What belongs to another request.
+    Foreign,
+    /// What this server's key does not open.
+    Unreadable,
+}
+
+impl Found {
+    /// Reads what is kept.
+    pub(super) fn of(key: &Key, tenant: TenantId, once: &Once, kept: &Kept, now: Timestamp) -> Self {
+        let Some(answer) = open(key, tenant, &once.key_digest, &kept.answer) else { return Self::Unreadable };
+        let mark = read_mark(&answer);
+        match mark {
+            Some((hold, until)) if once.hold == Some(hold) || until <= now => Self::Lapsed,
+            _ if kept.fingerprint != once.fingerprint => Self::Foreign,
+            Some(_) => Self::UnderWay,
+            None => Self::Answer(answer),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_its_holders_until_it_lapses_and_then_anybodys() {
+        let (key, tenant) = (Key::new([7; 32]), TenantId(1));
+        let once = |fingerprint, hold: Option<u8>| Once {
+            key: "k".to_owned(),
+            key_digest: [1; 32],
+            fingerprint: [fingerprint; 32],
+            hold: hold.map(|whose| Hold([whose; 16])),
+        };
+        let at = Timestamp::from_millis;
+        let kept =
+            |answer: &Answer| Kept { fingerprint: vec![1; 32], answer: seal(&key, tenant, &[1; 32], answer) };
+        let held = kept(&mark(Hold([1; 16]), at(10)));
+        let found = |once: &Once, now| Found::of(&key, tenant, once, &held, at(now));
+        assert_eq!(found(&once(1, Some(1)), 9), Found::Lapsed);
+        assert_eq!(found(&once(1, Some(2)), 9), Found::UnderWay);
+        assert_eq!(found(&once(1, None), 9), Found::UnderWay);
+        assert_eq!(found(&once(2, None), 9), Found::Foreign);
+        assert_eq!((found(&once(1, None), 10), found(&once(2, None), 10)), (Found::Lapsed, Found::Lapsed));
+        let answer = Answer { status: 201, body: vec![0; 24] };
+        let found = |once: &Once| Found::of(&key, tenant, once, &kept(&answer), at(9));
+        assert_eq!(found(&once(1, Some(1))), Found::Answer(answer.clone()));
+        assert_eq!(found(&once(2, None)), Found::Foreign);
+    }
 
     #[test]
     fn an_answer_opens_in_its_own_row_only() {

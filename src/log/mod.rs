@@ -12,6 +12,7 @@ mod codec;
 mod decide;
 mod execute;
 mod feed;
+mod hold;
 mod kept;
 /// The tree over a log: leaf hashes and the compact range that appending needs.
 pub mod merkle;
@@ -43,6 +44,7 @@ pub use codec::{Codec, NewerFormat, Upcaster};
 pub use execute::Log;
 pub use feed::FeedReader;
 pub(crate) use feed::WORK_CHANNEL;
+pub use hold::Holding;
 pub use open::{create_tenant, find_tenants};
 
 /// The number of a tenant in this database.
@@ -220,6 +222,7 @@ pub type Answering = Box<
 >;
 
 /// What makes a request repeatable: the first answer is kept under the key, in the transaction of the work.
+#[derive(Debug, Clone)]
 pub struct Once {
     /// The caller's own key, for the metadata of the events.
     pub key: String,
@@ -227,7 +230,13 @@ pub struct Once {
     pub key_digest: [u8; 32],
     /// Keyed digest of the request.
     pub fingerprint: [u8; 32],
+    /// What this request holds the key by, if it does: see [`Log::hold`].
+    pub hold: Option<Hold>,
 }
+
+/// Whose an idempotency key is while the work of its first request goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold([u8; 16]);
 
 /// An answer, and whether it is the first one given again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,6 +269,9 @@ pub enum Failure {
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
+    /// The first request with this idempotency key is under way.
+    #[error("the first request with the idempotency key is under way")]
+    KeyHeld,
     /// Something that should not happen did.
     #[error("internal: {0}")]
     Internal(String),

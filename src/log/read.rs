@@ -59,15 +59,6 @@ pub async fn oldest(scope: Scope<'_>, filter: &Filter, limit: i64) -> Result<Vec
     rows(scope, &sql, filter, (filter.after, filter.until), limit).await
 }
 
-/// Whether an answer is kept under the idempotency key of this digest.
-///
-/// # Errors
-/// [`Error`] when the database is away.
-pub async fn is_kept(scope: Scope<'_>, key_digest: &[u8]) -> Result<bool, Error> {
-    let sql = "select from idempotency where tenant_id = $1 and key_digest = $2";
-    Ok(scope.query_optional(sql, &[&key_digest]).await?.is_some())
-}
-
 /// The joins and conditions of a filter. Each form has the index that it needs.
 fn source(filter: &Filter) -> String {
     let mut from = "events e".to_owned();

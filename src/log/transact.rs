@@ -385,9 +385,8 @@ fn replies(decisions: Vec<Decision>, answers: Vec<Option<Answer>>) -> Replies {
             None => Err(Failure::Internal("the first of two equal requests has no answer".to_owned())),
         },
         (Decision::KeyReused, _) => Err(Failure::KeyReused),
-        (Decision::Unreadable, _) => {
-            Err(Failure::Internal("a kept answer cannot be opened with this server's key".to_owned()))
-        }
+        (Decision::KeyHeld, _) => Err(Failure::KeyHeld),
+        (Decision::Unreadable, _) => Err(Failure::unreadable()),
     });
     replies.collect()
 }

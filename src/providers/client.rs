@@ -25,9 +25,12 @@ pub enum Error {
     /// The address may not be called. Nothing was sent there.
     #[error("the URL {0}")]
     Refused(#[from] Refused),
-    /// There is no connection to it: the name does not resolve, nobody answers, the certificate is wrong.
+    /// There is no connection to it: the name does not resolve, it is refused, the certificate is wrong.
     #[error("it cannot be connected to: {0}")]
     Unconnected(String),
+    /// There was no connection in time: the name was not resolved, nobody said anything, or TLS was not agreed on.
+    #[error("it cannot be connected to: it took too long")]
+    Unreached,
     /// The headers did not come in time.
     #[error("it did not answer in time")]
     Silent,
@@ -53,7 +56,7 @@ impl Error {
     /// that was redirected only the last hop is meant.
     #[must_use]
     pub const fn never_sent(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::Unconnected(_))
+        matches!(self, Self::Refused(_) | Self::Unconnected(_) | Self::Unreached)
     }
 }
 
@@ -307,8 +310,12 @@ fn explain(error: &reqwest::Error) -> Error {
         let Some(source) = cause.source() else { break };
         cause = source;
     }
-    let reason = if error.is_timeout() { "it took too long".to_owned() } else { cause.to_string() };
-    if error.is_connect() { Error::Unconnected(reason) } else { Error::Broken(reason) }
+    match (error.is_connect(), error.is_timeout()) {
+        (true, true) => Error::Unreached,
+        (true, false) => Error::Unconnected(cause.to_string()),
+        (false, true) => Error::Broken("it took too long".to_owned()),
+        (false, false) => Error::Broken(cause.to_string()),
+    }
 }
 
 impl From<Unresolved> for Error {

@@ -29,6 +29,12 @@ pub enum Credentials {
     Webhook(Webhook),
 }
 
+/// Credentials of `local`: it needs none.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = LocalCredentials)]
+pub struct Local {}
+
 /// Credentials of `e2b`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

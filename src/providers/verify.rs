@@ -185,8 +185,10 @@ fn ping(webhook: &Webhook, now: Timestamp) -> Option<Call> {
 
 /// What follows from there being no answer. That none came in time says nothing.
 fn unanswered(error: &Error) -> Finding {
-    let status =
-        if matches!(error, Error::Silent | Error::Slow) { Status::Unverified } else { Status::Error };
+    let status = match error {
+        Error::Unreached | Error::Silent | Error::Slow => Status::Unverified,
+        _ => Status::Error,
+    };
     Finding { status, reason: Some(error.to_string()) }
 }
 

@@ -308,6 +308,19 @@ pub async fn is_to_release(scope: Scope<'_>, provider: ProviderName) -> Result<b
     Ok(scope.query_optional(sql, &[&provider.as_str()]).await?.is_some())
 }
 
+/// The agents of a provider that have ended and whose sandboxes are still to be removed.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn to_release(scope: Scope<'_>, provider: ProviderName) -> Result<Vec<AgentId>, Error> {
+    let sql = "select a.agent_id from work w
+        join agents a on a.tenant_id = w.tenant_id and a.build = live_build($1, 'agents') and a.agent_id = w.subject
+        where w.tenant_id = $1 and w.build = live_build($1, 'work') and w.kind = 'release'
+          and a.provider = $2 and a.sandbox is not null order by a.agent_id";
+    let rows = scope.query(sql, &[&provider.as_str()]).await?;
+    rows.iter().map(|row| typed(row.get(0))).collect()
+}
+
 /// The bodies of pieces of content that were not erased, by their ids.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use crate::config;
 use crate::log::Failure;
 use crate::providers::compute::{Error, Handle, New};
 use crate::read::agent::{self, Agent};
+use crate::read::provider;
 
 fn wanted(agent: &Agent) -> New {
     New {
@@ -73,7 +74,9 @@ pub(super) async fn wake(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Fail
 
 pub(super) async fn release(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
     let Some(agent) = agent::get(desk.scope(), agent_id).await? else { return Ok(Done::LetGo) };
-    if let Some(sandbox) = agent.sandbox.clone() {
+    if is_orphaned(desk, &agent).await? {
+        tracing::warn!(%agent_id, "a sandbox is left behind: the provider that it was made by was removed");
+    } else if let Some(sandbox) = agent.sandbox.clone() {
         let released = async { desk.compute(&agent).await?.terminate(&Handle(sandbox)).await }.await;
         if let Err(error) = released
             && error != Error::Gone
@@ -84,6 +87,13 @@ pub(super) async fn release(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, F
     }
     let _ = desk.tell(agent_id, Command::Released, vec![]).await?;
     Ok(Done::LetGo)
+}
+
+/// Whether the provider that an agent's sandbox was made by was removed. What has been configured since under the same
+/// name may be somebody else, who is told nothing of it.
+async fn is_orphaned(desk: Desk<'_>, agent: &Agent) -> Result<bool, Failure> {
+    let provider = provider::get(desk.scope(), agent.provider).await?;
+    Ok(provider.is_none_or(|provider| provider.position > agent.position))
 }
 
 async fn with_sandbox(desk: Desk<'_>, agent_id: AgentId) -> Result<Option<(Agent, Handle)>, Failure> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use theazo::clock::{ManualClock, SystemClock};
 use theazo::config;
 use theazo::log::read::{self, Filter};
-use theazo::log::{Answer, Answered, Answering, Failure, Log, Once, Tenant, merkle};
+use theazo::log::{Answer, Answered, Answering, Failure, Holding, Log, Once, Tenant, merkle};
 use theazo_domain::rates::Card;
 use theazo_domain::session::Command;
 use theazo_domain::{Event, Refusal, Subject};
@@ -228,7 +228,7 @@ async fn a_command_that_the_database_refuses_does_not_sink_its_neighbours() {
 }
 
 fn once(key: u8, request: u8) -> Once {
-    Once { key: format!("key-{key}"), key_digest: [key; 32], fingerprint: [request; 32] }
+    Once { key: format!("key-{key}"), key_digest: [key; 32], fingerprint: [request; 32], hold: None }
 }
 
 /// Answers with the position of the first event, so that a second execution would show.
@@ -264,6 +264,32 @@ async fn twins_with_one_idempotency_key_are_carried_out_once() {
         servers[1].execute_once(world.tenant, create(new_session_id(), "user"), once(1, 2), answering());
     assert!(matches!(later.await, Err(Failure::KeyReused)));
     assert_eq!(all(&servers[0], world.tenant).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_key_is_held_on_every_server_until_its_answer_is_kept_or_it_is_let_go_of() {
+    let world = World::new().await;
+    let (log, other, tenant) = (world.server(), world.server(), world.tenant);
+    let carry_out = async |log: &Arc<Log>, once| {
+        log.execute_once(tenant, create(new_session_id(), "user"), once, answering()).await
+    };
+    let hold = async || match log.hold(tenant.id, &once(1, 1)).await.unwrap() {
+        Holding::Held(hold) => Once { hold: Some(hold), ..once(1, 1) },
+        Holding::Answered(answered) => panic!("{answered:?}"),
+    };
+    let holder = hold().await;
+    assert!(matches!(other.hold(tenant.id, &once(1, 1)).await, Err(Failure::KeyHeld)));
+    assert!(matches!(carry_out(&other, once(1, 1)).await, Err(Failure::KeyHeld)));
+    assert!(matches!(carry_out(&other, once(1, 2)).await, Err(Failure::KeyReused)));
+    log.let_go(tenant.id, &holder).await.unwrap();
+    let holder = hold().await;
+    let first = carry_out(&log, holder).await.unwrap();
+    assert!(!first.replayed);
+    assert!(
+        matches!(other.hold(tenant.id, &once(1, 1)).await, Ok(Holding::Answered(again)) if again.replayed && again.answer == first.answer)
+    );
+    assert!(matches!(other.hold(tenant.id, &once(1, 2)).await, Err(Failure::KeyReused)));
+    assert_eq!(all(&log, tenant).await.len(), 2);
 }
 
 #[tokio::test]

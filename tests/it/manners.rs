@@ -321,6 +321,42 @@ async fn refusals_by_the_rules_are_kept_and_mistakes_are_not() {
 }
 
 #[tokio::test]
+async fn what_is_not_found_before_anything_is_decided_is_kept_as_well() {
+    const NOBODY: &str = "01ARZ3NDEKTSV4RRFFQ69G50AV";
+    let api = Site::new().await.admin().await;
+    let definition = api.post("/v1/agent-definitions", &json!({ "name": "a" })).await.expect(201);
+    let agents = format!("/v1/sessions/{}/agents", api.session("a").await);
+    let from = json!({ "definitionId": definition["id"], "definitionVersion": 2 });
+    let secret = |session: &str| json!({ "name": "A", "value": "12345678", "sessionId": session });
+    let asked = [
+        (agents.clone(), from.clone()),
+        (agents.clone(), json!({ "definitionId": "nonsense" })),
+        ("/v1/secrets".to_owned(), secret("nonsense")),
+        ("/v1/secrets".to_owned(), secret(&format!("ses_{NOBODY}"))),
+        (format!("/v1/agents/agt_{NOBODY}/exec"), json!({ "lang": "bash", "code": "true" })),
+    ];
+    let before = api.head().await;
+    let mut firsts = vec![];
+    for (number, (path, body)) in asked.iter().enumerate() {
+        let first = api.post_once(path, &number.to_string(), body).await;
+        first.error(404, "not_found");
+        firsts.push(first);
+    }
+    assert_eq!(api.head().await, before);
+    // What was not there is there now; the answers stay.
+    let path = format!("/v1/agent-definitions/{}", definition["id"].as_str().unwrap());
+    api.call("PUT", &path, &json!({ "name": "b" })).await.expect(200);
+    for (number, ((path, body), first)) in asked.iter().zip(&firsts).enumerate() {
+        let key = number.to_string();
+        let again = api.post_once(path, &key, body).await;
+        assert_eq!((again.status, &again.body), (first.status, &first.body), "{path} {body}");
+        assert_eq!(again.header("idempotency-replayed"), Some("true"));
+        api.post_once("/v1/sessions", &key, &json!({ "userId": "b" })).await.error(409, "conflict");
+    }
+    api.post(&agents, &from).await.expect(201);
+}
+
+#[tokio::test]
 async fn an_idempotency_key_that_cannot_be_one_is_refused_with_the_other_fields() {
     let api = Site::new().await.admin().await;
     let before = api.head().await;

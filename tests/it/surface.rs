@@ -68,6 +68,23 @@ fn no_body_may_be_null() {
 }
 
 #[test]
+fn the_credentials_that_each_provider_takes_are_described() {
+    let document: Value = serde_json::from_str(&theazo::http::document()).unwrap();
+    let referred = |reference: &Value| document.pointer(&reference.as_str().unwrap()[1..]).unwrap().clone();
+    let mapping = &document["components"]["schemas"]["NewProvider"]["discriminator"]["mapping"];
+    let mapping = mapping.as_object().unwrap();
+    let names: Vec<_> = mapping.keys().collect();
+    assert_eq!(names, ["docker", "e2b", "fly", "local", "webhook"]);
+    for (name, reference) in mapping {
+        let properties = referred(reference)["properties"].clone();
+        assert_eq!(properties["provider"]["enum"], json!([name]));
+        assert_eq!(referred(&properties["credentials"]["$ref"])["additionalProperties"], false, "{name}");
+    }
+    let secret = referred(&json!("#/components/schemas/WebhookCredentials"))["properties"]["secret"].clone();
+    assert_eq!((&secret["minLength"], &secret["maxLength"]), (&json!(16), &json!(4_096)));
+}
+
+#[test]
 fn only_what_is_about_the_server_itself_is_public() {
     let public: Vec<_> = operations(UNKNOWN).into_iter().filter(|operation| operation.public).collect();
     let paths: Vec<_> = public.iter().map(|operation| operation.path.as_str()).collect();

@@ -15,7 +15,7 @@ use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, Schema, Type}
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::config;
-use crate::http::body::optional_whole;
+use crate::http::body::{TOO_MANY_DIGITS, optional_whole};
 use crate::http::error::Field;
 
 /// Names of built-in tools, each once.
@@ -103,7 +103,7 @@ impl<'de> Deserialize<'de> for Temperature {
         let written = Box::<RawValue>::deserialize(deserializer)?;
         let exact = Decimal::from_str_exact(written.get());
         let exact = exact.or_else(|_| Decimal::from_scientific(written.get()));
-        exact.map(|exact| Self(exact.abs())).map_err(|_| D::Error::custom("has too many digits"))
+        exact.map(|exact| Self(exact.abs())).map_err(|_| D::Error::custom(TOO_MANY_DIGITS))
     }
 }
 

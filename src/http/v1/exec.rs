@@ -19,7 +19,7 @@ use crate::http::Edge;
 use crate::http::auth::{Caller, Writer};
 use crate::http::body::{Input, Submitted};
 use crate::http::error::{Error, Field};
-use crate::http::idempotency::{decide, judged, respond, success};
+use crate::http::idempotency::{decide, failed, judged, respond, success};
 use crate::http::query::Id;
 use crate::log::{Answer, Answered, Answering, Content, Submission};
 use crate::providers::compute::{self, End, Finished, Language};
@@ -167,7 +167,9 @@ async fn recorded(edge: &Edge, caller: &Caller, kept: &Answer) -> Result<Respons
         }
         ("timed_out", _) => Err(too_long()),
         (status, _) => {
-            Err(Error::Conflict(format!("The program of this Idempotency-Key ended as {status}.")))
+            let told = format!("The program of this Idempotency-Key ended as {status}.");
+            let answer = failed(&Error::Conflict(told), caller.request_id);
+            Ok(respond(Answered { answer, replayed: true }))
         }
     }
 }
@@ -248,7 +250,7 @@ impl Run {
         match desk.tell(self.agent_id, command, content.into_iter().collect()).await? {
             Ok(_) => Ok(true),
             Err(Refusal::Conflict(_)) => Ok(false),
-            Err(refusal) => Err(Error::from(&refusal)),
+            Err(refusal) => Err(Error::internal(refusal)),
         }
     }
 }

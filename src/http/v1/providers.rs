@@ -1,5 +1,7 @@
 //! `/v1/providers`: where agents' code runs.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,15 +15,17 @@ use theazo_domain::provider::{self, Configuration, Finding, ProviderName, Status
 use theazo_domain::time::Timestamp;
 use theazo_domain::{Command, Event};
 use tokio::time::Instant;
-use utoipa::ToSchema;
-use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+use utoipa::openapi::schema::{Discriminator, Object, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
+use zeroize::Zeroizing;
 
 use super::Done;
 use crate::http::Edge;
 use crate::http::auth::{Administrator, Caller, Reader};
 use crate::http::body::{Input, Nothing, Optional, Signed, Submitted};
 use crate::http::error::{Error, Field};
-use crate::http::idempotency::{act, failed, is_answered, refused, success};
+use crate::http::idempotency::{act, failed, hold, refused, success};
 use crate::http::page::{Listing, Page};
 use crate::http::query::{Id, Query};
 use crate::http::schema;
@@ -61,7 +65,7 @@ pub(crate) struct NewProvider {
     #[schema(schema_with = names)]
     provider: ProviderName,
     /// For `e2b` `{apiKey}`, for `fly` `{apiToken, appName}`, for `docker` `{host?}`, for `webhook` `{url, secret}`, for
-    /// `local` `{}`. They are sealed and never shown again.
+    /// `local` `{}`, and nothing else: what is not known here is refused. They are sealed and never shown again.
     #[schema(value_type = Object)]
     #[serde(deserialize_with = "as_written")]
     credentials: Plaintext,
@@ -73,17 +77,86 @@ pub(crate) struct NewProvider {
 impl Input for NewProvider {
     fn check(value: &Value, fields: &mut Vec<Field>) {
         let provider = value.get("provider").and_then(|name| name.as_str()?.parse().ok());
-        let (Some(provider), Some(given @ Value::Object(_))) = (provider, value.get("credentials")) else {
-            return;
-        };
+        let (Some(provider), Some(credentials)) = (provider, value.get("credentials")) else { return };
+        let Some(given) = credentials.as_object() else { return };
+        let unknown = |name: &String| Field::new(name, "additionalProperties", "is not known here");
         let wrong = match provider {
-            ProviderName::Local => vec![],
-            ProviderName::E2b => schema::violations::<credentials::E2b>(given),
-            ProviderName::Fly => schema::violations::<credentials::Fly>(given),
-            ProviderName::Docker => schema::violations::<credentials::Docker>(given),
-            ProviderName::Webhook => schema::violations::<credentials::Webhook>(given),
+            // Where nothing is known at all, the schema does not say which.
+            ProviderName::Local => given.keys().map(unknown).collect(),
+            ProviderName::E2b => schema::violations::<credentials::E2b>(credentials),
+            ProviderName::Fly => schema::violations::<credentials::Fly>(credentials),
+            ProviderName::Docker => schema::violations::<credentials::Docker>(credentials),
+            ProviderName::Webhook => schema::violations::<credentials::Webhook>(credentials),
         };
         fields.extend(wrong.into_iter().map(|field| Field { path: below_credentials(&field.path), ..field }));
+    }
+
+    fn check_here(edge: &Edge, value: &Value, fields: &mut Vec<Field>) {
+        let provider = value.get("provider").and_then(|name| name.as_str()?.parse().ok());
+        let given = value.get("credentials").map(|given| Zeroizing::new(given.to_string()));
+        let (Some(provider), Some(given)) = (provider, given) else { return };
+        if fields.iter().any(|field| field.path.starts_with("credentials")) {
+            return;
+        }
+        if let Ok(Some(given)) = Credentials::parse(provider, &given)
+            && let Err(wrong) = outside(edge).check(&given)
+        {
+            fields.extend(unusable(wrong));
+        }
+    }
+}
+
+/// How the API document shows [`NewProvider`]: an alternative for each provider, with the schema that its credentials are
+/// held against.
+pub(crate) struct NewProviders;
+
+impl NewProviders {
+    /// The name of a provider, of its alternative, and of the schema of its credentials.
+    const ALL: [(&str, &str, &str); 5] = [
+        ("local", "NewLocalProvider", "LocalCredentials"),
+        ("e2b", "NewE2bProvider", "E2bCredentials"),
+        ("fly", "NewFlyProvider", "FlyCredentials"),
+        ("docker", "NewDockerProvider", "DockerCredentials"),
+        ("webhook", "NewWebhookProvider", "WebhookCredentials"),
+    ];
+
+    fn alternative(provider: &'static str, credentials: &str) -> RefOr<Schema> {
+        let mut schema = NewProvider::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            object.properties.insert("provider".to_owned(), Schema::Object(words(&[provider])).into());
+            object.properties.insert("credentials".to_owned(), Ref::from_schema_name(credentials).into());
+        }
+        schema
+    }
+}
+
+impl PartialSchema for NewProviders {
+    fn schema() -> RefOr<Schema> {
+        let mapping =
+            Self::ALL.map(|(provider, name, _)| (provider, Ref::from_schema_name(name).ref_location));
+        let begun = OneOfBuilder::new().discriminator(Some(Discriminator::with_mapping("provider", mapping)));
+        let any =
+            Self::ALL.into_iter().fold(begun, |any, (_, name, _)| any.item(Ref::from_schema_name(name)));
+        any.description(Some("A compute provider to configure.")).into()
+    }
+}
+
+impl ToSchema for NewProviders {
+    fn name() -> Cow<'static, str> {
+        "NewProvider".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.extend(Self::ALL.map(|(provider, name, credentials)| {
+            (name.to_owned(), Self::alternative(provider, credentials))
+        }));
+        schemas.extend([
+            (credentials::Local::name().into(), credentials::Local::schema()),
+            (credentials::E2b::name().into(), credentials::E2b::schema()),
+            (credentials::Fly::name().into(), credentials::Fly::schema()),
+            (credentials::Docker::name().into(), credentials::Docker::schema()),
+            (credentials::Webhook::name().into(), credentials::Webhook::schema()),
+        ]);
     }
 }
 
@@ -108,29 +181,34 @@ pub(crate) async fn list(
 
 /// Configures a provider, over what it was, and asks it whether it takes the credentials.
 #[utoipa::path(post, operation_id = "configureProvider", path = "/v1/providers", tag = "providers",
-    request_body = NewProvider, responses((status = 201, body = Provider)))]
+    request_body = NewProviders, responses((status = 201, body = Provider)))]
 pub(crate) async fn configure(
     State(edge): State<Edge>,
     administrator: Administrator,
     Submitted { body, request }: Submitted<NewProvider>,
 ) -> Result<Response, Error> {
+    let work = |edge, caller, request| set(edge, caller, request, body);
+    hold(&edge, administrator.into_caller(), request, work).await
+}
+
+async fn set(edge: Edge, caller: Caller, request: Signed, body: NewProvider) -> Result<Response, Error> {
     let (provider, is_default) = (body.provider, body.is_default);
     let given = Credentials::parse(provider, &body.credentials);
     let given = given.map_err(|_| Error::field("credentials", "type", "cannot be read"))?;
     let (command, sealed) = match given {
         None => (provider::Command::ConfigureLocal { is_default }, vec![]),
         Some(given) => {
-            let finding = ask(&edge, &administrator, &request, &given).await?;
-            let finding = finding.map_err(unusable)?;
+            let finding = ask(&edge, &caller, &given).await;
+            let finding = finding.map_err(|wrong| Error::Unprocessable(unusable(wrong)))?;
             let version = ValueId::from_ulid(edge.new_ulid());
-            let sealed = given.seal(&edge.app.keys.masters, administrator.tenant.id, version);
+            let sealed = given.seal(&edge.app.keys.masters, caller.tenant.id, version);
             let configuration = Configuration { provider, credentials: version, is_default, finding };
             (provider::Command::Configure(configuration), vec![sealed])
         }
     };
-    let submission = submission(&administrator, command, sealed);
-    let answering = show(StatusCode::CREATED, administrator.request_id, provider);
-    act(&edge, &administrator, &request, submission, answering).await
+    let submission = submission(&caller, command, sealed);
+    let answering = show(StatusCode::CREATED, caller.request_id, provider);
+    act(&edge, &caller, &request, submission, answering).await
 }
 
 /// Asks a provider again whether it takes its credentials.
@@ -143,27 +221,37 @@ pub(crate) async fn verify(
     Id(provider): Id<ProviderName>,
     Optional { request, .. }: Optional<Nothing>,
 ) -> Result<Response, Error> {
-    let tenant = administrator.tenant.id;
-    let found = credentials::find(&edge.app, tenant, provider).await.map_err(unopened)?;
+    let work = |edge, caller, request| check(edge, caller, request, provider);
+    hold(&edge, administrator.into_caller(), request, work).await
+}
+
+async fn check(
+    edge: Edge,
+    caller: Caller,
+    request: Signed,
+    provider: ProviderName,
+) -> Result<Response, Error> {
+    let found = credentials::find(&edge.app, caller.tenant.id, provider).await.map_err(unopened)?;
     let command = match found {
         // The rules say why there is nothing to ask, with a version that is nobody's.
         None => provider::Command::Verify {
             provider,
             credentials: ValueId::from_ulid(edge.new_ulid()),
-            finding: unasked(),
+            finding: Finding { status: Status::Unverified, reason: None },
         },
         Some((credentials, given)) => {
-            let finding = ask(&edge, &administrator, &request, &given).await?.unwrap_or_else(unusable_now);
+            let finding = ask(&edge, &caller, &given).await.unwrap_or_else(unusable_now);
             provider::Command::Verify { provider, credentials, finding }
         }
     };
-    let submission = submission(&administrator, command, vec![]);
-    let answering = show(StatusCode::OK, administrator.request_id, provider);
-    act(&edge, &administrator, &request, submission, answering).await
+    let submission = submission(&caller, command, vec![]);
+    let answering = show(StatusCode::OK, caller.request_id, provider);
+    act(&edge, &caller, &request, submission, answering).await
 }
 
 /// Removes a provider, and its credentials. It must not have active agents; where it was the default, `local` is. The
-/// sandboxes of agents that have just ended are removed first, for which this waits some seconds at most.
+/// sandboxes of agents that have just ended are removed first, for which this waits some seconds: a provider whose vendor
+/// has not let go of them by then stays, since that takes the credentials.
 #[utoipa::path(delete, operation_id = "removeProvider", path = "/v1/providers/{provider}", tag = "providers",
     params(("provider" = String, Path, description = "The provider")),
     responses((status = 200, body = Done)))]
@@ -173,12 +261,23 @@ pub(crate) async fn remove(
     Id(provider): Id<ProviderName>,
     Optional { request, .. }: Optional<Nothing>,
 ) -> Result<Response, Error> {
-    if !is_answered(&edge, &administrator, &request).await? {
-        let_go(&edge, &administrator, provider).await?;
+    let work = |edge, caller, request| take_away(edge, caller, request, provider);
+    hold(&edge, administrator.into_caller(), request, work).await
+}
+
+async fn take_away(
+    edge: Edge,
+    caller: Caller,
+    request: Signed,
+    provider: ProviderName,
+) -> Result<Response, Error> {
+    // In test mode all sandboxes are mocks.
+    if caller.tenant.mode == Mode::Live {
+        let_go(&edge, &caller, provider).await?;
     }
     let sealed = vec![SealedChange::Delete(provider::place(provider))];
-    let submission = submission(&administrator, provider::Command::Remove(provider), sealed);
-    let request_id = administrator.request_id;
+    let submission = submission(&caller, provider::Command::Remove(provider), sealed);
+    let request_id = caller.request_id;
     let answering: Answering = Box::new(move |_, verdict| {
         let answer = match verdict {
             Ok(_) => success(StatusCode::OK, &Done::DONE),
@@ -186,56 +285,50 @@ pub(crate) async fn remove(
         };
         Box::pin(std::future::ready(Ok(answer)))
     });
-    act(&edge, &administrator, &request, submission, answering).await
+    act(&edge, &caller, &request, submission, answering).await
 }
 
-/// Waits until the sandboxes of agents that have ended are gone, which takes the credentials that are about to be
-/// deleted. What the vendor does not remove in time must not keep the credentials here.
+/// Waits until the vendor has let go of the sandboxes of agents that have ended, which takes the credentials that are
+/// about to be deleted.
 async fn let_go(edge: &Edge, caller: &Caller, provider: ProviderName) -> Result<(), Error> {
-    // In test mode all sandboxes are mocks.
-    if caller.tenant.mode == Mode::Test {
-        return Ok(());
-    }
+    // Where the rules refuse it anyway, nothing comes of waiting.
+    let asked = submission(caller, provider::Command::AskRemoval(provider), vec![]);
+    let verdict = edge.app.log.execute(caller.tenant, asked).await?;
+    verdict.map_err(|refusal| Error::from(&refusal))?;
+    let scope = edge.app.log.scope(caller.tenant.id);
     let until = Instant::now() + config::RELEASE_DEADLINE;
-    while read::agent::is_to_release(edge.app.log.scope(caller.tenant.id), provider).await? {
+    while read::agent::is_to_release(scope, provider).await? {
         if Instant::now() >= until {
-            tracing::warn!(provider = provider.as_str(), "credentials are deleted that sandboxes still need");
-            break;
+            let mut agents = read::agent::to_release(scope, provider).await?;
+            let (name, number) = (provider.as_str(), agents.len());
+            let message =
+                format!("The sandboxes of agents of the provider {name} were not released yet: {number}.");
+            agents.truncate(config::NAMED_AGENTS);
+            return Err(Error::InUse { message, agents });
         }
         tokio::time::sleep(config::RELEASE_POLL).await;
     }
     Ok(())
 }
 
-/// Asks a provider whether it takes these credentials; in test mode nobody is asked. Where the request is a repetition
-/// its answer is there already, and nobody is asked either.
-async fn ask(
-    edge: &Edge,
-    caller: &Caller,
-    request: &Signed,
-    given: &Credentials,
-) -> Result<Result<Finding, Wrong>, Error> {
-    let app = &edge.app;
-    if is_answered(edge, caller, request).await? {
-        return Ok(Ok(unasked()));
+/// Asks a provider whether it takes these credentials; in test mode nobody is asked.
+async fn ask(edge: &Edge, caller: &Caller, given: &Credentials) -> Result<Finding, Wrong> {
+    match caller.tenant.mode {
+        Mode::Test => outside(edge).check(given).map(|()| Finding::active()),
+        Mode::Live => outside(edge).verify(given, edge.app.clock.now()).await,
     }
-    let outside = Outside { clients: &app.clients, vendors: &app.vendors };
-    Ok(match caller.tenant.mode {
-        Mode::Test => outside.check(given).map(|()| Finding::active()),
-        Mode::Live => outside.verify(given, app.clock.now()).await,
-    })
 }
 
-const fn unasked() -> Finding {
-    Finding { status: Status::Unverified, reason: None }
+fn outside(edge: &Edge) -> Outside<'_> {
+    Outside { clients: &edge.app.clients, vendors: &edge.app.vendors }
 }
 
-fn unusable(wrong: Wrong) -> Error {
+fn unusable(wrong: Wrong) -> Vec<Field> {
     let field =
         |(field, why): (&str, Unusable)| Field::new(below_credentials(field), "address", why.to_string());
     let mut fields: Vec<Field> = wrong.into_iter().map(field).collect();
     fields.sort();
-    Error::Unprocessable(fields)
+    fields
 }
 
 /// The address may have been public when it was configured; it is not now.

@@ -65,7 +65,7 @@ impl Input for NewSecret {
 
 /// Sets a secret, over what it was.
 #[utoipa::path(post, operation_id = "setSecret", path = "/v1/secrets", tag = "secrets", request_body = NewSecret,
-    responses((status = 201, body = SecretMetadata)))]
+    responses((status = 201, body = SecretMetadata), (status = 404, body = Object)))]
 pub(crate) async fn set(
     State(edge): State<Edge>,
     writer: Writer,
@@ -90,7 +90,7 @@ pub(crate) async fn set(
         ("limit" = Option<i64>, Query, description = "Default: 25", minimum = 1, maximum = 100),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
     ),
-    responses((status = 200, body = Page<SecretMetadata>)))]
+    responses((status = 200, body = Page<SecretMetadata>), (status = 404, body = Object)))]
 pub(crate) async fn list(
     State(edge): State<Edge>,
     reader: Reader,

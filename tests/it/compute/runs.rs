@@ -1,16 +1,20 @@
 //! Agents at vendors, from the API through the workers to the vendor and back.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use theazo::clock::{Clock, SystemClock};
+use theazo::config;
 use theazo::providers::compute::New;
 use theazo::providers::{Settings, Vendors};
 use theazo::random;
 use theazo::runtime::{Sweep, compute_of};
+use theazo_domain::Command;
 use theazo_domain::id::AgentId;
+use theazo_domain::provider::{self, ProviderName};
 
 use super::wanted;
 use crate::support::api::Api;
@@ -21,7 +25,7 @@ use crate::support::vendors::e2b::E2b;
 use crate::support::vendors::fly::Fly;
 use crate::support::vendors::webhook::{Receiver, Webhook};
 use crate::support::vendors::{Fault, Wire};
-use crate::support::wait::until_async;
+use crate::support::wait::{until, until_async};
 
 /// A vendor, and what it says where it refuses.
 pub(super) struct Place {
@@ -279,8 +283,7 @@ async fn is_removed_later(deletes_provider: bool) {
     api.post("/v1/providers", &provider).await.expect(201);
     let path = agents_of_a_session(&api).await;
     let id = idle(&api, &path).await;
-    // The vendor does not remove it when it is asked first.
-    place.wire.fault("DELETE", Fault::Status(403, vec![], r#"{"code":403,"message":"not now"}"#.into()));
+    refuses(&place.wire);
     api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
     assert_eq!((place.held)(), 1);
     if deletes_provider {
@@ -288,6 +291,71 @@ async fn is_removed_later(deletes_provider: bool) {
         assert_eq!(api.send(delete).await.expect(200), json!({ "ok": true }));
     }
     until_async("the sandbox to go", async || ((place.held)() == 0).then_some(())).await;
+    place.wire.satisfied();
+}
+
+/// The vendor does not remove a sandbox when it is asked next.
+fn refuses(wire: &Wire) {
+    wire.fault("DELETE", Fault::Status(403, vec![], r#"{"code":403,"message":"not now"}"#.into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_stays_while_its_vendor_does_not_let_go_of_sandboxes() {
+    let place = e2b().await;
+    let (_, api) = site(&place, None).await;
+    let path = agents_of_a_session(&api).await;
+    let mut agents = [idle(&api, &path).await, idle(&api, &path).await];
+    let delete = async |key: &str| {
+        let delete = api.request("DELETE", "/v1/providers/e2b").header("idempotency-key", key);
+        api.send(delete.body(axum::body::Body::empty()).unwrap()).await
+    };
+    // For longer than anybody waits.
+    (0..20).for_each(|_| refuses(&place.wire));
+    api.act(&format!("/v1/agents/{}/terminate", agents[0])).await.expect(200);
+    let began = Instant::now();
+    let told = delete("active").await.error(409, "conflict");
+    assert_eq!(told["message"], "the provider e2b has active agents: 1.");
+    assert_eq!(told["details"], json!({ "agents": [agents[1]] }));
+    assert!(began.elapsed() < config::RELEASE_DEADLINE, "nothing can come of waiting");
+
+    api.act(&format!("/v1/agents/{}/terminate", agents[1])).await.expect(200);
+    let twins = tokio::join!(delete("waits"), delete("waits"));
+    let (first, twin) = if twins.0.header("retry-after").is_none() { twins } else { (twins.1, twins.0) };
+    twin.error(409, "conflict");
+    assert!(twin.header("retry-after").is_some() && first.header("retry-after").is_none());
+    let told = first.error(409, "conflict");
+    assert_eq!(told["message"], "The sandboxes of agents of the provider e2b were not released yet: 2.");
+    agents.sort();
+    assert_eq!(told["details"], json!({ "agents": agents }));
+    assert_eq!(delete("waits").await.body, first.body);
+    assert_eq!((place.held)(), 2);
+
+    place.wire.relent();
+    until_async("the sandboxes to go", async || ((place.held)() == 0).then_some(())).await;
+    delete("goes").await.expect(200);
+    place.wire.satisfied();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_is_no_business_of_a_provider_that_was_configured_after_its_own_was_removed() {
+    let place = e2b().await;
+    let (site, api) = site(&place, None).await;
+    let id = idle(&api, &agents_of_a_session(&api).await).await;
+    refuses(&place.wire);
+    api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
+    let is_asked = || place.wire.seen().iter().any(|line| line.starts_with("DELETE")).then_some(());
+    until("the vendor to be asked", is_asked).await;
+    // As the rules alone would have it, without waiting.
+    let remove = provider::Command::Remove(ProviderName::E2b);
+    site.execute(api.tenant, Command::Providers(remove)).await;
+    let provider = json!({ "provider": place.name, "credentials": place.credentials });
+    api.post("/v1/providers", &provider).await.expect(201);
+    until_async("the sandbox to be given up", async || {
+        let events = api.get("/v1/events?type=agent.released").await.expect(200);
+        (events["data"].as_array().unwrap().len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!((is_asked(), (place.held)()), (None, 1));
     place.wire.satisfied();
 }
 

@@ -143,6 +143,12 @@ async fn every_wrong_field_is_named_and_nothing_changes() {
         }
     }
     assert_eq!(api.post(ROUTE, &json!({})).await.fields(), [("name".to_owned(), "required".to_owned())]);
+    // Only reading it tells that a number is longer than what is kept.
+    let long = r#"{"name":"","model":{"id":"m","temperature":0.12345678901234567890123456789}}"#;
+    let request = api.request("POST", ROUTE).header("content-type", "application/json");
+    let told = api.send(request.body(axum::body::Body::from(long)).unwrap()).await.fields();
+    let expected = [("model.temperature", "digits"), ("name", "minLength")];
+    assert_eq!(told, expected.map(|(path, rule)| (path.to_owned(), rule.to_owned())));
     assert_eq!(api.head().await, before);
 }
 

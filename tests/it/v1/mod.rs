@@ -2,6 +2,7 @@
 
 mod adjustments;
 mod agents;
+mod asking;
 mod billing;
 mod budgets;
 mod definitions;

@@ -199,6 +199,12 @@ async fn every_wrong_field_is_named_and_changes_nothing() {
             json!({ "provider": "webhook", "credentials": { "url": "http://10.1/", "secret": "whsec_not-base64!!" } }),
             "credentials.secret address, credentials.url address",
         ),
+        (
+            json!({ "provider": "webhook", "credentials": { "url": "http://10.1/", "secret": WEBHOOK_SECRET }, "isDefault": "yes" }),
+            "credentials.url address, isDefault type",
+        ),
+        // What is confided to nobody is a mistake, wherever it was meant to go.
+        (json!({ "provider": "local", "credentials": { "x": 1 } }), "credentials.x additionalProperties"),
     ];
     for (body, expected) in cases {
         let told = api.post("/v1/providers", &body).await.fields();
