@@ -34,7 +34,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V10__budgets", include_str!("../../migrations/0010_budgets.sql")),
         ("V11__usage", include_str!("../../migrations/0011_usage.sql")),
         ("V12__append", include_str!("../../migrations/0012_append.sql")),
-        ("V14__hold_work", include_str!("../../migrations/0014_hold_work.sql")),
+        ("V13__hold_work", include_str!("../../migrations/0013_hold_work.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))
