@@ -188,7 +188,7 @@ impl Run {
     async fn finish(self) -> Result<Response, Error> {
         let desk = Desk { app: &self.edge.app, tenant: self.caller.tenant };
         // Where it cannot be held it is not run, and its record is closed soon.
-        let held = Held::take(desk, self.exec_id).await?.ok_or_else(closed)?;
+        let Some(held) = Held::take(desk, self.exec_id).await? else { return Ok(self.closed()) };
         let answer = self.run(desk).await;
         held.let_go().await;
         answer
@@ -229,10 +229,17 @@ impl Run {
         let recorded = self.tell(desk, outcome, answer.as_ref().ok()).await?;
         let result = answer?;
         if !recorded {
-            return Err(closed());
+            return Ok(self.closed());
         }
         let answer = success(StatusCode::OK, &result);
         Ok(respond(Answered { answer, replayed: false }))
+    }
+
+    /// The record of the program was closed before it had ended. For an idempotency key it is the record that is kept.
+    fn closed(&self) -> Response {
+        let why = "its agent has ended, or this server was silent for too long";
+        let error = Error::Conflict(format!("The program was given up while it ran: {why}."));
+        respond(Answered { answer: failed(&error, self.caller.request_id), replayed: false })
     }
 
     /// Records how it ended. False where its record is closed already.
@@ -253,12 +260,6 @@ impl Run {
             Err(refusal) => Err(Error::internal(refusal)),
         }
     }
-}
-
-/// The record of a program was closed before it had ended.
-fn closed() -> Error {
-    let why = "its agent has ended, or this server was silent for too long";
-    Error::Conflict(format!("The program was given up while it ran: {why}."))
 }
 
 fn too_long() -> Error {
