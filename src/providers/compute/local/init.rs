@@ -83,8 +83,9 @@ fn start() -> Result<(Pid, Watch), Failed> {
     }
     set_no_new_privs(true).layer("no_new_privs")?;
     if !planted::is("no-seccomp") {
-        let filter = seccomp::program().layer("seccomp")?;
-        seccompiler::apply_filter(&filter).layer("seccomp")?;
+        for filter in [seccomp::of_file_systems(), seccomp::program()] {
+            seccompiler::apply_filter(&filter.layer("seccomp")?).layer("seccomp")?;
+        }
     }
     let main = start_program(&inside).layer("program")?;
     report(&Report::Started);

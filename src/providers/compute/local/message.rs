@@ -9,6 +9,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::tree::Size;
+use super::trim::Room;
+
 /// The largest frame: a program, its environment with every secret, and some.
 const FRAME_BYTES: usize = 64 << 20;
 
@@ -56,6 +59,10 @@ pub(super) struct Inside {
     pub(super) from_input: bool,
     pub(super) environment: Vec<(String, String)>,
     pub(super) limits: Limits,
+    /// What it may take on disk.
+    pub(super) room: Room,
+    /// What it takes there as it begins.
+    pub(super) there: Size,
     /// Whether it has a network of its own, of which the loopback is all.
     pub(super) own_network: bool,
     /// Whether a cgroup holds the totals of memory and processes.
