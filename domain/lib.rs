@@ -136,6 +136,9 @@ pub enum Refusal {
     /// The command does not fit the present state.
     #[error("{0}")]
     Conflict(String),
+    /// What the command confides would take too much, with what is there.
+    #[error("{0}")]
+    TooMuch(String),
     /// Nothing can begin yet: the agent's sandbox is being made, suspended or woken.
     #[error("the sandbox of {0} is not ready")]
     Unready(AgentId),

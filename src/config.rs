@@ -97,6 +97,8 @@ pub const MODEL_TOKENS: i64 = 1_000_000;
 pub const RUN_SECONDS: i64 = 86_400;
 /// The largest value of a secret.
 pub const SECRET_BYTES: usize = 64 * 1024;
+/// What the secrets that one agent sees take together: those of its organization and those of its session.
+pub const SECRETS_BYTES: u64 = 2 * theazo_domain::secret::MOST_BYTES_IN_SCOPE;
 /// The largest input that a model may give to a tool, in bytes of JSON.
 pub const TOOL_INPUT_BYTES: usize = 1024 * 1024;
 /// The most TypeScript that is read.
@@ -229,6 +231,8 @@ pub const SANDBOX_OPEN_FILES: u64 = 1_024;
 pub const SANDBOX_PROCESSOR_TIME: Duration = Duration::from_secs(240);
 /// Memory that a process of a local sandbox may lock.
 pub const SANDBOX_LOCKED_BYTES: u64 = 1 << 20;
+/// The stack of a process of a local sandbox, four times what its arguments and its environment may take.
+pub const SANDBOX_STACK_BYTES: u64 = 8 << 20;
 /// Signals that may wait for a user of a local sandbox.
 pub const SANDBOX_PENDING_SIGNALS: u64 = 1_024;
 /// How deep the folders of a local sandbox may be.
@@ -239,6 +243,8 @@ pub const SANDBOX_WATCH_INTERVAL: Duration = Duration::from_millis(25);
 pub const SANDBOX_DISK_INTERVAL: Duration = Duration::from_secs(2);
 /// The same, where there are so many that looking at them takes long.
 pub const SANDBOX_DISK_INTERVAL_MAX: Duration = Duration::from_secs(4);
+/// How often what is past the limit of a local sandbox' disk is looked for at most, after a program.
+pub const SANDBOX_TRIMS: usize = 8;
 /// How often it is seen whether another server has deleted a local sandbox in which something runs.
 pub const SANDBOX_DELETED_INTERVAL: Duration = Duration::from_millis(250);
 /// Of a machine's memory, in percent: when less is available, local sandboxes are ended.

@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use decide::{Command, MOST_IN_SCOPE};
+pub use decide::{Command, MOST_BYTES_IN_SCOPE, MOST_IN_SCOPE, taken};
 
 use crate::id::{OrganizationId, SessionId, UserId, ValueId};
 use crate::{Event, Subject};

@@ -20,7 +20,8 @@ fn version(number: u128) -> ValueId {
 }
 
 fn set(text: &str, number: u128) -> Command {
-    Command::Set { name: name(text), version: version(number), master_key_id: "mk_1".to_owned() }
+    let master_key_id = "mk_1".to_owned();
+    Command::Set { name: name(text), version: version(number), master_key_id, together: 100 }
 }
 
 /// Carries commands out one after the other.
@@ -81,6 +82,20 @@ fn a_scope_that_is_full_takes_no_new_name_but_new_values() {
     let shelf = after(&commands);
     assert!(matches!(shelf.decide(&set("ONE_MORE", 1), holder()), Err(Refusal::Conflict(_))));
     assert!(shelf.decide(&set("N7", 1), holder()).is_ok());
+}
+
+#[test]
+fn the_secrets_of_a_scope_have_a_size_together() {
+    let sized = |together| Command::Set {
+        name: name("A"),
+        version: version(1),
+        master_key_id: "mk_1".to_owned(),
+        together,
+    };
+    let shelf = after(&[set("A", 2)]);
+    assert!(shelf.decide(&sized(MOST_BYTES_IN_SCOPE), holder()).is_ok());
+    let refused = shelf.decide(&sized(MOST_BYTES_IN_SCOPE + 1), holder());
+    assert!(matches!(refused, Err(Refusal::TooMuch(_))), "{refused:?}");
 }
 
 #[test]

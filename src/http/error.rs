@@ -264,6 +264,7 @@ impl From<&Refusal> for Error {
             Refusal::Conflict(_) | Refusal::Existing(_) => Self::Conflict(format!("{refusal}.")),
             Refusal::Unready(_) => Self::Unavailable(format!("{refusal}.")),
             Refusal::Unconfigured(_) => Self::field("compute.provider", "configured", refusal.to_string()),
+            Refusal::TooMuch(_) => Self::field("value", "maxTotalBytes", refusal.to_string()),
             Refusal::InUse { agents, .. } => Self::InUse {
                 message: format!("{refusal}."),
                 agents: agents.iter().take(config::NAMED_AGENTS).copied().collect(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use theazo_domain::id::SessionId;
-use theazo_domain::secret::{Name, Scope as Confided};
+use theazo_domain::secret::{Name, Scope as Confided, taken};
 use theazo_domain::time::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -107,6 +107,24 @@ pub async fn visible_one(
 ) -> Result<Option<Plaintext>, vault::Error> {
     let rows = opened(scope, masters, session_id, Some(name)).await?;
     Ok(rows.into_iter().next().map(|(_, value)| value))
+}
+
+/// What the secrets of a scope take but for the one of this name, in bytes, as [`taken`] counts.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn taken_by_others(scope: Scope<'_>, confided: Confided, name: &Name) -> Result<u64, Error> {
+    let sql = "select s.name, octet_length(v.ciphertext)::bigint from secrets s
+        join sealed_values v on v.tenant_id = s.tenant_id and v.place = 'secret/' || s.scope || '/' || s.name
+        where s.tenant_id = $1 and s.build = live_build($1, 'secrets') and s.scope = $2 and s.name <> $3";
+    let rows = scope.query(sql, &[&confided.to_string(), &name.as_str()]).await?;
+    let by = |row: &Row| {
+        let (name, sealed): (&str, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let bytes = |number| u64::try_from(number).unwrap_or_default();
+        let name = u64::try_from(name.len()).unwrap_or(u64::MAX);
+        Ok(taken(name, bytes(sealed - vault::TAG_BYTES)))
+    };
+    rows.iter().map(by).sum()
 }
 
 /// Whether what runs in a session sees a secret of this name.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use theazo_domain::id::SessionId;
 use theazo_domain::organization::Mode;
+use theazo_domain::secret::taken;
 use zeroize::Zeroizing;
 
 use super::Desk;
@@ -96,6 +97,7 @@ pub(crate) async fn run(desk: Desk<'_>, agent: &Agent, secrets: &mut Secrets, as
             return Ok(Finished { stdout, stderr, end: End::Code(1), truncated: false, duration });
         }
     };
+    small_enough(&secrets.environment)?;
     let mut environment = secrets.environment.clone();
     for (name, id) in
         [("THEAZO_AGENT_ID", agent.id.to_string()), ("THEAZO_SESSION_ID", agent.session_id.to_string())]
@@ -118,6 +120,21 @@ pub(crate) async fn run(desk: Desk<'_>, agent: &Agent, secrets: &mut Secrets, as
     Ok(finished)
 }
 
+/// Each scope is kept small when a secret is set in it, by what was there just before: callers at the same time may pass
+/// it. What no program could be started with is not tried.
+fn small_enough(secrets: &[(String, Zeroizing<String>)]) -> Result<(), Error> {
+    let wide = |text: &str| u64::try_from(text.len()).unwrap_or(u64::MAX);
+    let bytes: u64 = secrets.iter().map(|(name, value)| taken(wide(name), wide(value))).sum();
+    let most = config::SECRETS_BYTES;
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "the secrets that the agent sees take {bytes} bytes together, names included, and a program is given {most} at \
+         most: delete some, or set shorter ones"
+    )))
+}
+
 /// The code as the sandbox runs it; or what is wrong with it, as a program would write it.
 async fn javascript(desk: Desk<'_>, asked: &Asked) -> Result<Result<String, String>, Error> {
     if asked.language != Language::TypeScript || desk.tenant.mode == Mode::Test {
@@ -127,5 +144,20 @@ async fn javascript(desk: Desk<'_>, asked: &Asked) -> Result<Result<String, Stri
         Ok(code) => Ok(Ok(code)),
         Err(typescript::Error::Unavailable(what)) => Err(Error::Unavailable(what)),
         Err(error) => Ok(Err(format!("{error}\n"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_that_no_program_could_be_given_are_named_as_the_reason() {
+        let secrets = |number: usize| -> Vec<_> {
+            (0..number).map(|number| (format!("N{number}"), Zeroizing::new("v".repeat(65_000)))).collect()
+        };
+        assert_eq!(small_enough(&secrets(16)), Ok(()));
+        let refused = small_enough(&secrets(17)).unwrap_err().to_string();
+        assert!(refused.contains("secrets") && refused.contains("1048576"), "{refused}");
     }
 }

@@ -9,6 +9,9 @@ use super::Key;
 /// The bytes of a nonce.
 pub(crate) const NONCE_BYTES: usize = 12;
 
+/// The bytes of a tag, by which what is encrypted is longer than what it says.
+pub(crate) const TAG_BYTES: i64 = 16;
+
 /// Encrypts and authenticates; `bound_to` is authenticated only. No key may meet one nonce twice.
 ///
 /// # Panics

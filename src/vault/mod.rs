@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-pub(crate) use cipher::{NONCE_BYTES, decrypt, encrypt};
+pub(crate) use cipher::{NONCE_BYTES, TAG_BYTES, decrypt, encrypt};
 pub use master::{FILE_NAME, Master, Source};
 pub use masters::Masters;
 pub use plaintext::{Plaintext, json};

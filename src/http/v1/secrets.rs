@@ -46,7 +46,8 @@ pub(crate) struct SecretMetadata {
 pub(crate) struct NewSecret {
     #[schema(value_type = String, pattern = "^[A-Za-z0-9_-]{1,128}$")]
     name: Name,
-    /// 1 byte to 64 KiB of UTF-8, without U+0000. It is sealed and never shown again.
+    /// 1 byte to 64 KiB of UTF-8, without U+0000; all of a scope together, with their names, up to 512 KiB. It is sealed and
+    /// never shown again.
     #[schema(value_type = String, min_length = 1)]
     value: Plaintext,
     /// The session that it is for; left out: for all of the organization.
@@ -77,7 +78,9 @@ pub(crate) async fn set(
     let master = edge.app.keys.masters.active();
     let sealed = vault::sealed::seal(&master, &address, body.value.as_bytes());
     let (name, master_key_id) = (body.name.clone(), master.id().to_owned());
-    let command = secret::Command::Set { name: name.clone(), version, master_key_id };
+    let others = read::secret::taken_by_others(edge.app.log.scope(writer.tenant.id), confided, &name).await?;
+    let together = others + secret::taken(wide(name.as_str().len()), wide(body.value.as_bytes().len()));
+    let command = secret::Command::Set { name: name.clone(), version, master_key_id, together };
     let sealed = vec![SealedChange::Put(address, sealed)];
     let submission = submission(&writer, confided, command, sealed);
     act(&edge, &writer, &request, submission, show(&writer, confided, name)).await
@@ -137,6 +140,10 @@ pub(crate) async fn delete(
         Box::pin(async { Ok(answer) })
     });
     act(&edge, &writer, &request, submission, answering).await
+}
+
+fn wide(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// The scope of a session that was named. What is not spelled like one names nothing.

@@ -52,6 +52,21 @@ async fn the_environment_is_the_programs_own() {
 }
 
 #[tokio::test]
+async fn all_the_secrets_that_an_agent_may_see_fit_into_the_environment() {
+    let sandboxes = Sandboxes::new();
+    let (_, handle) = sandboxes.create().await;
+    let value = Zeroizing::new("x".repeat(65_000));
+    let secrets: Vec<_> = (0..16).map(|number| (format!("SECRET_{number}"), value.clone())).collect();
+    for (language, code) in [
+        (Language::Bash, "echo ${#SECRET_15}; bash -c 'echo ${#SECRET_15}'"),
+        (Language::Python, "import os; print(len(os.environ['SECRET_15'])); os.system('echo ${#SECRET_0}')"),
+    ] {
+        let asked = Program { environment: secrets.clone(), ..program(language, code) };
+        wrote(&sandboxes.compute.run(&handle, &asked).await.unwrap(), "65000\n65000\n");
+    }
+}
+
+#[tokio::test]
 async fn nobody_types_to_a_program() {
     let sandboxes = Sandboxes::new();
     let (_, handle) = sandboxes.create().await;

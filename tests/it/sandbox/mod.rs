@@ -1,6 +1,7 @@
 //! The local sandbox: what programs can do in it, and what they cannot.
 
 mod behaviour;
+mod disk;
 mod files;
 mod hostile;
 mod life;

@@ -134,6 +134,35 @@ async fn names_and_values_have_their_limits() {
 }
 
 #[tokio::test]
+async fn the_secrets_of_a_scope_fit_into_a_sandbox_together() {
+    let api = Site::new().await.admin().await;
+    let session = api.session("a").await;
+    let value = "v".repeat(65_000);
+    let too_much = pairs(&[("value", "maxTotalBytes")]);
+    for scope in [None, Some(&session[..])] {
+        for number in 0..8 {
+            set(&api, &format!("N{number}"), &value, scope).await.expect(201);
+        }
+        let before = api.head().await;
+        assert_eq!(set(&api, "N8", &value, scope).await.fields(), too_much);
+        assert_eq!(api.head().await, before);
+        // 512 KiB, with the name and two bytes for each.
+        let left = 512 * 1024 - 8 * (65_000 + 4) - 4;
+        assert_eq!(set(&api, "N8", &"v".repeat(left + 1), scope).await.fields(), too_much);
+        set(&api, "N8", &"v".repeat(left), scope).await.expect(201);
+        set(&api, "N8", &"w".repeat(left), scope).await.expect(201);
+        assert_eq!(set(&api, "N7", &format!("{value}v"), scope).await.fields(), too_much);
+    }
+    let body = json!({ "name": "N8", "value": "x" });
+    let first = api.post_once("/v1/secrets", "k1", &body).await;
+    set(&api, "N9", &"v".repeat(3_000), None).await.expect(201);
+    let again = api.post_once("/v1/secrets", "k1", &body).await;
+    assert_eq!((again.header("idempotency-replayed"), &again.body), (Some("true"), &first.body));
+    delete(&api, "/v1/secrets/N0").await.expect(200);
+    set(&api, "N10", &value, None).await.expect(201);
+}
+
+#[tokio::test]
 async fn a_session_must_be_there_and_must_not_have_ended() {
     let api = Site::new().await.admin().await;
     let session = api.session("a").await;

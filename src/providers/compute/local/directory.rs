@@ -15,11 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use nix::unistd::Uid;
+use rustix::fs::{AtFlags, CWD, StatxFlags, Timespec, Timestamps, UTIME_NOW, statx, utimensat};
 use serde::{Deserialize, Serialize};
 use theazo_domain::id::{AgentId, SessionId};
 
 use super::tree::{self, Size};
-use super::{Options, registry};
+use super::trim::{self, Moment, Room, Trimmed};
+use super::{Limits, Options, registry};
 use crate::providers::compute::{Error, Handle, New};
 use crate::random;
 
@@ -56,6 +58,7 @@ pub(super) struct Directories {
 }
 
 /// One sandbox.
+#[derive(Clone)]
 pub(super) struct Directory {
     pub(super) agent_id: AgentId,
     pub(super) session_id: SessionId,
@@ -206,12 +209,33 @@ impl Directory {
         opened(&self.workspace())
     }
 
+    /// The two writable folders, opened.
+    fn tops(&self) -> Result<[OwnedFd; 2], Error> {
+        Ok([opened(&self.workspace())?, opened(&self.temporary())?])
+    }
+
     /// What the workspace and the `/tmp` take.
     pub(super) fn size(&self) -> Result<Size, Error> {
-        let sizes = [self.workspace(), self.temporary()]
-            .map(|path| tree::size(&opened(&path)?).map_err(|error| Error::Unavailable(error.to_string())));
-        let [workspace, temporary] = sizes;
+        let [workspace, temporary] =
+            self.tops()?.map(|top| tree::size(&top).map_err(|error| Error::Unavailable(error.to_string())));
         Ok(workspace?.and(temporary?))
+    }
+
+    /// The present moment, by the clock that stamps the files.
+    pub(super) fn now(&self) -> Result<Moment, Error> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let marker = self.marker();
+        utimensat(CWD, &marker, &Timestamps { last_access: now, last_modification: now }, AtFlags::empty())
+            .and_then(|()| statx(CWD, &marker, AtFlags::empty(), StatxFlags::CTIME))
+            .map(|stat| stat.stx_ctime.into())
+            .map_err(|_| Error::Gone)
+    }
+
+    /// Deletes what is past the limits of the disk, as [`trim::trim`]. Of a sandbox that is gone there is nothing.
+    pub(super) fn trim(&self, since: Moment, room: Room, limits: &Limits) -> Result<Option<Trimmed>, Error> {
+        let Ok(tops) = self.tops() else { return Ok(None) };
+        trim::trim(&tops, since, room, limits)
+            .map_err(|error| Error::Unavailable(format!("the sandbox' disk cannot be looked at: {error}")))
     }
 
     /// Deletes what is in `/tmp`. Nothing may run.

@@ -18,6 +18,21 @@ use crate::providers::compute::{Error, FileContent, FileEntry};
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
 
+/// The blocks that file systems have: most of them, and others have smaller ones.
+const BLOCK_BYTES: u64 = 4_096;
+
+/// What a file takes.
+pub(super) struct Needs {
+    /// Bytes on disk.
+    pub(super) bytes: u64,
+    /// Those of the file whose place it takes.
+    pub(super) replaced: u64,
+    /// Files and folders that are not there yet.
+    pub(super) files: u64,
+    /// Folders that it is in.
+    pub(super) depth: usize,
+}
+
 /// A path as agents write it, relative to the workspace.
 fn relative(path: &str) -> Result<PathBuf, Error> {
     let bad = |why: &str| Err(Error::Path(format!("{path:?} {why}")));
@@ -79,6 +94,28 @@ fn regular(path: &str, file: OwnedFd) -> Result<File, Error> {
         FileType::Directory => Err(Error::Path(format!("{path:?} is a folder"))),
         _ => Err(Error::Path(format!("{path:?} is not a file"))),
     }
+}
+
+/// What a file that is to be written takes: in the place of one, and with the folders above it that are missing. What
+/// keeps it from being written is seen when it is.
+pub(super) fn needs(workspace: &OwnedFd, path: &str, content: &[u8]) -> Result<Needs, Error> {
+    let relative = relative(path)?;
+    let found = |path: &Path| open(workspace, path, OFlags::RDONLY, Mode::empty());
+    let folders: Vec<&Path> =
+        relative.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+    let missing = folders.iter().filter(|path| matches!(found(path), Err(Errno::NOENT))).count();
+    let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
+    let (missing, depth) = (u64::try_from(missing).unwrap_or(u64::MAX), folders.len());
+    let bytes = length.div_ceil(BLOCK_BYTES).saturating_add(missing) * BLOCK_BYTES;
+    Ok(match found(&relative).and_then(fstat) {
+        Ok(there) => Needs {
+            bytes,
+            replaced: u64::try_from(there.st_blocks).unwrap_or_default() * 512,
+            files: missing,
+            depth,
+        },
+        Err(_) => Needs { bytes, replaced: 0, files: missing + 1, depth },
+    })
 }
 
 /// Writes a file, and the folders above it; they belong to the sandbox' user where it has one of the host's.

@@ -11,8 +11,8 @@ use std::process::{Command, ExitCode, Stdio};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, unmount};
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus, pidfd_open,
-    set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, wait,
+    DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit,
+    pidfd_open, set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, wait,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
@@ -83,8 +83,9 @@ fn start() -> Result<(Pid, Watch), Failed> {
     }
     set_no_new_privs(true).layer("no_new_privs")?;
     if !planted::is("no-seccomp") {
-        let filter = seccomp::program().layer("seccomp")?;
-        seccompiler::apply_filter(&filter).layer("seccomp")?;
+        for filter in [seccomp::of_file_systems(), seccomp::program()] {
+            seccompiler::apply_filter(&filter.layer("seccomp")?).layer("seccomp")?;
+        }
     }
     let main = start_program(&inside).layer("program")?;
     report(&Report::Started);
@@ -156,6 +157,11 @@ fn limit(inside: &Inside) -> io::Result<()> {
         (Resource::Rtprio, 0),
         (Resource::Sigpending, config::SANDBOX_PENDING_SIGNALS),
     ];
+    // A quarter of it is what arguments and environment may take, whatever the server's own limit is.
+    let most = getrlimit(Resource::Stack).maximum;
+    let current =
+        Some(most.map_or(config::SANDBOX_STACK_BYTES, |most| most.min(config::SANDBOX_STACK_BYTES)));
+    setrlimit(Resource::Stack, Rlimit { current, maximum: most })?;
     for (resource, value) in resources {
         setrlimit(resource, both(value))
             .map_err(|error| io::Error::other(format!("{resource:?}: {error}")))?;

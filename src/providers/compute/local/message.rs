@@ -12,6 +12,9 @@ use zeroize::Zeroizing;
 
 use crate::vault;
 
+use super::tree::Size;
+use super::trim::Room;
+
 /// The largest frame: a program, its environment with every secret, and some.
 const FRAME_BYTES: usize = 64 << 20;
 /// What comes before the JSON of a frame.
@@ -62,6 +65,10 @@ pub(super) struct Inside {
     /// Secrets are in it.
     pub(super) environment: Vec<(String, Zeroizing<String>)>,
     pub(super) limits: Limits,
+    /// What it may take on disk.
+    pub(super) room: Room,
+    /// What it takes there as it begins.
+    pub(super) there: Size,
     /// Whether it has a network of its own, of which the loopback is all.
     pub(super) own_network: bool,
     /// Whether a cgroup holds the totals of memory and processes.

@@ -17,6 +17,7 @@ mod root;
 mod seccomp;
 mod supervisor;
 mod tree;
+mod trim;
 mod watch;
 
 use std::ops::Range;
@@ -32,13 +33,15 @@ use zeroize::Zeroizing;
 pub use layers::{Layer, layers};
 pub use message::Limits;
 
-use super::{Compute, Error, FileContent, FileEntry, Finished, Handle, New, Paused, Program};
+use super::{Compute, End, Error, FileContent, FileEntry, Finished, Handle, New, Paused, Program};
 use crate::config;
 use cgroup::Group;
 use directory::{Directories, Directory};
 use launch::Run;
 use message::{Inside, Outside};
 use registry::Registry;
+use tree::Size;
+use trim::{Room, Trimmed};
 
 /// The argument by which this program is a supervisor.
 const SUPERVISOR: &str = "sandbox-supervisor";
@@ -133,7 +136,12 @@ impl LocalCompute {
     }
 
     /// What the two processes have to know.
-    fn plan(&self, directory: &Directory, program: &Program) -> Result<(Outside, Inside), Error> {
+    fn plan(
+        &self,
+        directory: &Directory,
+        program: &Program,
+        (room, there): (Room, Size),
+    ) -> Result<(Outside, Inside), Error> {
         let start = interpreter::start(&self.options, program.language)?;
         let limits = self.options.limits.clone();
         let outside = Outside {
@@ -165,6 +173,8 @@ impl LocalCompute {
             from_input: start.from_input,
             environment,
             limits,
+            room,
+            there,
             own_network: !self.options.network,
             grouped: cgroup::complete(&self.options.cgroups),
         };
@@ -176,6 +186,41 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     spawn_blocking(work).await.map_err(|error| Error::Unavailable(error.to_string()))?
+}
+
+/// Refuses a file that would take the sandbox past its limits.
+fn fits(needs: &files::Needs, size: Size, limits: &Limits) -> Result<(), Error> {
+    let bytes = size.bytes.saturating_sub(needs.replaced).saturating_add(needs.bytes);
+    let full = if bytes > limits.disk_bytes {
+        format!("{} MiB on disk", limits.disk_bytes >> 20)
+    } else if size.files + needs.files > limits.files {
+        format!("{} files and folders", limits.files)
+    } else if needs.depth >= config::SANDBOX_FOLDER_DEPTH {
+        format!("{} folders in each other", config::SANDBOX_FOLDER_DEPTH)
+    } else {
+        return Ok(());
+    };
+    Err(Error::Refused(format!(
+        "with this file the workspace and /tmp would go past {full}, the most that they may have"
+    )))
+}
+
+/// Tells a program's caller what became of what was past the limit of the disk. The program ends in the same way whether
+/// that was seen while it ran or not.
+fn kept_to(mut finished: Finished, trimmed: Option<Trimmed>, past_before: bool) -> Finished {
+    let Some(Trimmed { limit, bytes, files }) = trimmed else { return finished };
+    let removed =
+        format!("{files} files and folders made or changed meanwhile, {} KiB, were removed", bytes >> 10);
+    finished.stderr.push_str(&format!("\nThe sandbox went past {limit}: {removed}.\n"));
+    if past_before {
+        finished
+            .stderr
+            .push_str("It had gone past before: until it is below, programs can but make it smaller.\n");
+    }
+    if finished.end != End::TimedOut {
+        finished.end = End::Signal(9);
+    }
+    finished
 }
 
 #[async_trait]
@@ -191,8 +236,11 @@ impl Compute for LocalCompute {
 
     async fn run(&self, handle: &Handle, program: &Program) -> Result<Finished, Error> {
         let directory = self.directories.find(handle)?;
-        let (outside, inside) = self.plan(&directory, program)?;
         let entry = self.registry.enter(directory.agent_id).ok_or(Error::Gone)?;
+        let measured = directory.clone();
+        let (there, began) = blocking(move || Ok((measured.size()?, measured.now()?))).await?;
+        let room = entry.room(Room::new(&self.options.limits, there));
+        let (outside, inside) = self.plan(&directory, program, (room, there))?;
         let group = match self.options.cgroups.is_empty() {
             true => None,
             false => {
@@ -211,13 +259,15 @@ impl Compute for LocalCompute {
             timeout: program.timeout,
             output_limit: program.output_limit,
             stop,
-            total: entry.total(limits),
+            total: entry.total(limits.clone()),
         };
         let options = self.options.clone();
         let task = tokio::spawn(async move {
             let finished = launch::run(&options, group.as_ref(), run).await;
+            let past = Room::new(&limits, Size::default()) != room;
+            let trimmed = blocking(move || directory.trim(began, room, &limits)).await;
             drop(entry);
-            finished
+            Ok(kept_to(finished?, trimmed?, past))
         });
         let finished = task.await.map_err(|error| Error::Unavailable(error.to_string()))?;
         drop(waiting);
@@ -227,12 +277,10 @@ impl Compute for LocalCompute {
     async fn write_file(&self, handle: &Handle, path: &str, content: &[u8]) -> Result<(), Error> {
         let (path, content, limits) = (path.to_owned(), content.to_vec(), self.options.limits.clone());
         self.with(handle, move |directory| {
-            let size = directory.size()?;
-            let bytes = size.bytes + u64::try_from(content.len()).unwrap_or(u64::MAX);
-            if bytes > limits.disk_bytes || size.files >= limits.files {
-                return Err(Error::Refused("the sandbox' disk is full".to_owned()));
-            }
-            files::write(&directory.open()?, directory.host_id, &path, &content)
+            let workspace = directory.open()?;
+            let needs = files::needs(&workspace, &path, &content)?;
+            fits(&needs, directory.size()?, &limits)?;
+            files::write(&workspace, directory.host_id, &path, &content)
         })
         .await
     }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::message::Limits;
+use super::trim::Room;
 use crate::config;
 
 /// Locks; what a panicking holder left is as good as any, since nothing is ever left half done.
@@ -35,6 +36,8 @@ struct Agent {
 struct State {
     closed: bool,
     next: u64,
+    /// What all that run may take on disk, from the first of them on.
+    room: Option<Room>,
     /// What each program uses: memory in bytes, and processes.
     used: HashMap<u64, (u64, u64)>,
 }
@@ -102,6 +105,12 @@ impl Entry {
         stopped
     }
 
+    /// What the agent's programs may take on disk: whoever begins while others run has no more than they, whatever they
+    /// have written by then. `now` counts where nobody runs.
+    pub(super) fn room(&self, now: Room) -> Room {
+        *lock(&self.agent.state).room.get_or_insert(now)
+    }
+
     /// Adds up what all programs of the agent use, and names the total that has been passed.
     pub(super) fn total(&self, limits: Limits) -> Box<dyn Fn(u64, u64) -> Option<String> + Send + Sync> {
         let (agent, number) = (self.agent.clone(), self.number);
@@ -125,7 +134,13 @@ async fn deleted(marker: &Path) {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        lock(&self.agent.state).used.remove(&self.number);
-        self.agent.running.send_modify(|running| *running -= 1);
+        let mut state = lock(&self.agent.state);
+        state.used.remove(&self.number);
+        self.agent.running.send_modify(|running| {
+            *running -= 1;
+            if *running == 0 {
+                state.room = None;
+            }
+        });
     }
 }

@@ -4,20 +4,21 @@
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, chmod, fstat, open, openat, renameat_with,
-    statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Statx, StatxFlags, chmod, fchmod, fstat, open,
+    openat, renameat_with, statx, unlinkat,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::{config, random};
 
 /// What a folder takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Size {
     /// Bytes on disk.
     pub(super) bytes: u64,
@@ -35,16 +36,27 @@ impl Size {
             deeper: self.deeper || other.deeper,
         }
     }
+
+    /// Adds something to it; `linked` are the files of several names that are in it already.
+    pub(super) fn add(&mut self, met: &Met<'_>, linked: &mut HashSet<u64>) {
+        self.files += 1;
+        self.deeper |= met.kind == Kind::TooDeep;
+        if !met.is_linked() || linked.insert(met.stat.stx_ino) {
+            self.bytes += met.bytes();
+        }
+    }
 }
 
-/// A folder, by a path that is ours.
+/// A folder, by a path that is ours; made readable to its owner where an agent has shut it.
 pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
-    Ok(openat(
-        CWD,
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(CWD, path, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            chmod(path, Mode::RWXU)?;
+            Ok(openat(CWD, path, flags, Mode::empty())?)
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// A folder in a folder, made readable to its owner where it is not. The mode is changed through the descriptor, so that
@@ -66,19 +78,50 @@ fn unlock(parent: impl AsFd, name: &CStr) -> io::Result<()> {
     Ok(chmod(format!("/proc/self/fd/{}", folder.as_raw_fd()), Mode::RWXU)?)
 }
 
-/// What is in a folder. What goes away meanwhile is not counted, and neither is what cannot be looked at.
+/// Something in a folder, as a walk meets it.
+pub(super) struct Met<'a> {
+    /// The folder that it is in.
+    pub(super) folder: BorrowedFd<'a>,
+    pub(super) name: &'a CStr,
+    pub(super) stat: &'a Statx,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Folder,
+    /// A folder at whose depth the walk turns back.
+    TooDeep,
+}
+
+impl Met<'_> {
+    /// What it takes on disk, by this name and its others.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.stat.stx_blocks * 512
+    }
+
+    /// Whether this is a file by one name of several.
+    pub(super) fn is_linked(&self) -> bool {
+        self.kind == Kind::File && self.stat.stx_nlink > 1
+    }
+}
+
+/// Goes through a folder and shows everything in it, folders after what is in them. What goes away meanwhile is left out,
+/// and so is what is in folders that cannot be entered.
 ///
 /// # Errors
 /// When the folder itself cannot be read.
-pub(super) fn size(top: &OwnedFd) -> io::Result<Size> {
-    let mut size = Size::default();
-    let mut linked = HashSet::new();
-    let mut stack = vec![Dir::read_from(top)?];
+pub(super) fn walk(top: &OwnedFd, mut meet: impl FnMut(&Met<'_>)) -> io::Result<()> {
+    let mut above: Vec<(Dir, CString, Statx)> = vec![];
+    let mut folder = Dir::read_from(top)?;
     loop {
-        let depth = stack.len();
-        let Some(folder) = stack.last_mut() else { return Ok(size) };
         let Some(entry) = folder.read() else {
-            stack.pop();
+            let Some((parent, name, stat)) = above.pop() else { return Ok(()) };
+            if let Ok(parent) = parent.fd() {
+                meet(&Met { folder: parent, name: &name, stat: &stat, kind: Kind::Folder });
+            }
+            folder = parent;
             continue;
         };
         let Ok(entry) = entry else { continue };
@@ -87,23 +130,37 @@ pub(super) fn size(top: &OwnedFd) -> io::Result<Size> {
             continue;
         }
         let Ok(parent) = folder.fd() else { continue };
-        let Ok(stat) = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        size.files += 1;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            size.bytes += blocks(stat.st_blocks);
-            if depth >= config::SANDBOX_FOLDER_DEPTH {
-                size.deeper = true;
-            } else if let Ok(inner) = enter(parent, name).and_then(|inner| Ok(Dir::new(inner)?)) {
-                stack.push(inner);
-            }
-        } else if stat.st_nlink < 2 || linked.insert(stat.st_ino) {
-            size.bytes += blocks(stat.st_blocks);
+        let wanted = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+        let look = || statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, wanted);
+        let stat = match look() {
+            // A folder may be readable and yet closed to whoever asks what is in it.
+            Err(Errno::ACCESS) => fchmod(parent, Mode::RWXU).and_then(|()| look()),
+            stat => stat,
+        };
+        let Ok(stat) = stat else { continue };
+        let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
+            FileType::Directory if above.len() + 1 >= config::SANDBOX_FOLDER_DEPTH => Kind::TooDeep,
+            FileType::Directory => Kind::Folder,
+            _ => Kind::File,
+        };
+        let inner =
+            (kind == Kind::Folder).then(|| enter(parent, name).and_then(|inner| Ok(Dir::new(inner)?)));
+        match inner {
+            Some(Ok(inner)) => above.push((std::mem::replace(&mut folder, inner), name.to_owned(), stat)),
+            _ => meet(&Met { folder: parent, name, stat: &stat, kind }),
         }
     }
 }
 
-fn blocks(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or_default() * 512
+/// What is in a folder.
+///
+/// # Errors
+/// When the folder itself cannot be read.
+pub(super) fn size(top: &OwnedFd) -> io::Result<Size> {
+    let mut size = Size::default();
+    let mut linked = HashSet::new();
+    walk(top, |met| size.add(met, &mut linked))?;
+    Ok(size)
 }
 
 /// Deletes a folder and all that is in it. Folders in it are first moved to its top, so that it does not matter how deep
@@ -117,7 +174,15 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     };
     let parent = open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let name = CString::new(name.as_bytes())?;
-    let top = match enter(&parent, &name) {
+    remove_in(&parent, &name)
+}
+
+/// Deletes a folder of a folder, as [`remove`].
+///
+/// # Errors
+/// As [`remove`].
+pub(super) fn remove_in(parent: impl AsFd, name: &CStr) -> io::Result<()> {
+    let top = match enter(parent.as_fd(), name) {
         Ok(top) => top,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
@@ -130,7 +195,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
         removal.empty(Some(&folder))?;
         unlinkat(&removal.top, &name, AtFlags::REMOVEDIR)?;
     }
-    Ok(unlinkat(&parent, &name, AtFlags::REMOVEDIR)?)
+    Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
 struct Removal {

@@ -13,6 +13,7 @@ use rustix::process::Pid;
 use super::message::{Inside, Limits, Report, report};
 use super::root::WORKSPACE;
 use super::tree::{self, Size};
+use super::trim::Room;
 use crate::{config, planted};
 
 /// What a sandbox uses.
@@ -24,6 +25,7 @@ struct Use {
 
 pub(super) struct Watch {
     limits: Limits,
+    room: Room,
     grouped: bool,
     page_bytes: u64,
     /// What has been told to the server.
@@ -37,17 +39,13 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(inside: &Inside) -> io::Result<Self> {
-        let disk = written()?;
-        let mut limits = inside.limits.clone();
-        // A workspace that is too large already may be made smaller, so it may not grow.
-        limits.disk_bytes = limits.disk_bytes.max(disk.bytes);
-        limits.files = limits.files.max(disk.files);
         Ok(Self {
-            limits,
+            limits: inside.limits.clone(),
+            room: inside.room,
             grouped: inside.grouped,
             page_bytes: u64::try_from(rustix::param::page_size()).unwrap_or(4096),
             told: Use::default(),
-            disk,
+            disk: inside.there,
             free: Free::of(&statvfs(WORKSPACE)?),
             looked: Instant::now(),
             cost: Duration::ZERO,
@@ -121,14 +119,8 @@ impl Watch {
         self.disk = written()?;
         self.disk.bytes += unlinked();
         (self.looked, self.cost, self.free) = (Instant::now(), started.elapsed(), free);
-        if self.disk.bytes > self.limits.disk_bytes {
-            return Ok(Some(format!("{} MiB of disk", self.limits.disk_bytes >> 20)));
-        }
-        if self.disk.files > self.limits.files {
-            return Ok(Some(format!("{} files", self.limits.files)));
-        }
-        if self.disk.deeper {
-            return Ok(Some(format!("{} folders in each other", config::SANDBOX_FOLDER_DEPTH)));
+        if let Some(limit) = self.room.passed(&self.limits, self.disk) {
+            return Ok(Some(limit));
         }
         let short = whole.f_blocks * whole.f_frsize / 100 * config::SANDBOX_DISK_RESERVE_PERCENT;
         Ok((lost.bytes > 0 && free.bytes < short).then(|| "the machine's disk".to_owned()))
@@ -137,8 +129,8 @@ impl Watch {
     /// Whether a sandbox that has taken all that the file system lost would have come half of the way that was left to
     /// one of its limits.
     fn matters(&self, lost: Free) -> bool {
-        let bytes_left = self.limits.disk_bytes.saturating_sub(self.disk.bytes);
-        let files_left = self.limits.files.saturating_sub(self.disk.files);
+        let bytes_left = self.room.bytes.saturating_sub(self.disk.bytes);
+        let files_left = self.room.files.saturating_sub(self.disk.files);
         lost.bytes >= bytes_left / 2 || lost.files > files_left / 2
     }
 }
@@ -247,6 +239,7 @@ mod tests {
                 open_files: 64,
                 processor_time: Duration::from_secs(120),
             },
+            room: Room { bytes: 1_000_000, files: 1_000 },
             grouped: false,
             page_bytes: 4096,
             told: Use::default(),

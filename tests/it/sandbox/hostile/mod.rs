@@ -18,6 +18,9 @@ use super::{Sandboxes, program, wrote};
 use crate::support::cluster::database;
 use crate::support::wait::until;
 
+/// What one program may leave behind, and have.
+const DISK_BYTES: u64 = 64 << 20;
+
 /// The server that is attacked: what it holds, and what it listens on.
 struct Target {
     sandboxes: Sandboxes,
@@ -33,7 +36,7 @@ impl Target {
     async fn new() -> Self {
         let sandboxes = Sandboxes::with(|options| {
             options.limits.memory_bytes = 256 << 20;
-            options.limits.disk_bytes = 64 << 20;
+            options.limits.disk_bytes = DISK_BYTES;
             options.limits.files = 5_000;
         });
         let (new, neighbour) = sandboxes.create().await;
@@ -74,6 +77,8 @@ impl Target {
         let asked = Program { timeout, output_limit: 100_000, ..program(*language, &code) };
         let finished = self.sandboxes.compute.run(&handle, &asked).await;
         let finished = finished.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let stored = self.sandboxes.compute.stored_bytes(&handle).await.unwrap();
+        assert!(stored <= DISK_BYTES, "{name}: {stored} bytes stay");
         self.sandboxes.compute.terminate(&handle).await.unwrap_or_else(|error| panic!("{name}: {error}"));
         finished
     }

@@ -83,6 +83,18 @@ pub(super) const TABLE: &[Hostile] = &[
         Ended,
     ),
     (
+        "large files by allocation",
+        Python,
+        "for n in range(20): os.posix_fallocate(os.open(f'x{n}', os.O_CREAT | os.O_WRONLY), 0, 60 << 20)\ntime.sleep(4); print('BREACH')",
+        Over("disk"),
+    ),
+    (
+        "room that is taken without writing",
+        Python,
+        "file = os.open('x', os.O_CREAT | os.O_WRONLY)\nattempt(lambda: refused(libc.fallocate(file, 0, ctypes.c_long(0), ctypes.c_long(1 << 20))))",
+        Held,
+    ),
+    (
         "files in a folder that is shut",
         Python,
         "os.mkdir('d')\nfor n in range(10):\n  with open(f'd/{n}', 'wb') as f: f.write(b'x' * (20 << 20)); f.flush(); os.fsync(f.fileno())\nos.chmod('d', 0); time.sleep(5); print('BREACH')",
