@@ -12,13 +12,17 @@ use utoipa::ToSchema;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::{Error, Field};
-use super::{json, schema};
+use super::{Edge, json, schema};
+use crate::app::App;
 use crate::config;
 
 /// What a request can bring in its body.
 pub(crate) trait Input: DeserializeOwned + ToSchema + Send + 'static {
     /// Rules that a schema cannot say.
     fn check(_value: &Value, _fields: &mut Vec<Field>) {}
+
+    /// Rules that depend on what the server's operator says.
+    fn check_here(_app: &App, _value: &Value, _fields: &mut Vec<Field>) {}
 }
 
 /// A request that changes something: what it says, and what it is known again by.
@@ -55,28 +59,32 @@ pub(crate) struct Nothing {}
 
 impl Input for Nothing {}
 
-impl<T: Input, S: Send + Sync> FromRequest<S> for Submitted<T> {
+impl<T: Input> FromRequest<Edge> for Submitted<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
+    async fn from_request(request: Request, edge: &Edge) -> Result<Self, Error> {
         let (request, json, mut fields) = receive(request).await?;
         if !json {
             return Err(Error::UnsupportedMediaType);
         }
-        let body = parse(&request.raw, &mut fields);
+        let body = parse(&edge.app, &request.raw, &mut fields);
         settle(body, fields).map(|body| Self { body, request })
     }
 }
 
-impl<T: Input + Default, S: Send + Sync> FromRequest<S> for Optional<T> {
+impl<T: Input + Default> FromRequest<Edge> for Optional<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Error> {
+    async fn from_request(request: Request, edge: &Edge) -> Result<Self, Error> {
         let (request, json, mut fields) = receive(request).await?;
         if !json && !request.raw.is_empty() {
             return Err(Error::UnsupportedMediaType);
         }
-        let body = if request.raw.is_empty() { Some(T::default()) } else { parse(&request.raw, &mut fields) };
+        let body = if request.raw.is_empty() {
+            Some(T::default())
+        } else {
+            parse(&edge.app, &request.raw, &mut fields)
+        };
         settle(body, fields).map(|body| Self { body, request })
     }
 }
@@ -161,7 +169,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Field> {
 }
 
 /// The body as `T`; every field that is wrong is noted.
-fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
+fn parse<T: Input>(app: &App, raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
     if depth(raw) > config::JSON_DEPTH {
         let message = format!("must not be nested more than {} deep", config::JSON_DEPTH);
         fields.push(Field::new("", "depth", message));
@@ -185,6 +193,7 @@ fn parse<T: Input>(raw: &[u8], fields: &mut Vec<Field>) -> Option<T> {
     }
     fields.extend(schema::violations::<T>(&value));
     T::check(&value, fields);
+    T::check_here(app, &value, fields);
     wipe(value);
     if fields.len() > before {
         return None;

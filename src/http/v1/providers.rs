@@ -15,8 +15,10 @@ use theazo_domain::{Command, Event};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+use zeroize::Zeroizing;
 
 use super::Done;
+use crate::app::App;
 use crate::http::Edge;
 use crate::http::auth::{Administrator, Caller, Reader};
 use crate::http::body::{Input, Nothing, Optional, Signed, Submitted};
@@ -82,6 +84,17 @@ impl Input for NewProvider {
             ProviderName::Webhook => schema::violations::<credentials::Webhook>(given),
         };
         fields.extend(wrong.into_iter().map(|field| Field { path: below_credentials(&field.path), ..field }));
+    }
+
+    /// Whether the address that credentials name may be called, whatever else is wrong with them.
+    fn check_here(app: &App, value: &Value, fields: &mut Vec<Field>) {
+        let provider = value.get("provider").and_then(|name| name.as_str()?.parse().ok());
+        let (Some(provider), Some(given)) = (provider, value.get("credentials")) else { return };
+        let given = Zeroizing::new(given.to_string());
+        let Ok(Some(given)) = Credentials::parse(provider, &given) else { return };
+        if let Err(wrong) = (Outside { clients: &app.clients, vendors: &app.vendors }).check(&given) {
+            fields.extend(wrong.into_iter().map(unusable_field));
+        }
     }
 }
 
@@ -229,11 +242,13 @@ const fn unasked() -> Finding {
 }
 
 fn unusable(wrong: Wrong) -> Error {
-    let field =
-        |(field, why): (&str, Unusable)| Field::new(below_credentials(field), "address", why.to_string());
-    let mut fields: Vec<Field> = wrong.into_iter().map(field).collect();
+    let mut fields: Vec<Field> = wrong.into_iter().map(unusable_field).collect();
     fields.sort();
     Error::Unprocessable(fields)
+}
+
+fn unusable_field((field, why): (&str, Unusable)) -> Field {
+    Field::new(below_credentials(field), "address", why.to_string())
 }
 
 /// The address may have been public when it was configured; it is not now.
