@@ -313,7 +313,7 @@ impl From<Failure> for Error {
             Failure::KeyReused => {
                 Self::Conflict("This Idempotency-Key was used for another request.".to_owned())
             }
-            Failure::Internal(what) => Self::internal(what),
+            Failure::Refused(what) | Failure::Internal(what) => Self::internal(what),
         }
     }
 }
