@@ -81,6 +81,14 @@ impl Error {
         }
     }
 
+    /// Whether the database would refuse the same again: it is what was to be written that is wrong.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        // Data that no column takes, constraints, and limits of the program.
+        let lasting = |code: &SqlState| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class));
+        matches!(self, Self::Postgres(error) if error.code().is_some_and(lasting))
+    }
+
     /// Whether it is the connection that failed, so that what was sent last may or may not have been done.
     #[must_use]
     pub fn is_connection(&self) -> bool {

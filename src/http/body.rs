@@ -25,7 +25,7 @@ pub(crate) trait Input: DeserializeOwned + ToSchema + Send + 'static {
     /// Rules that a schema cannot say.
     fn check(_value: &Value, _fields: &mut Vec<Field>) {}
 
-    /// Rules that depend on how the server is set up, for fields that have broken no other.
+    /// Rules that depend on what the server's operator says, for fields that have broken no other.
     fn check_here(_edge: &Edge, _value: &Value, _fields: &mut Vec<Field>) {}
 }
 

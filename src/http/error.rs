@@ -328,7 +328,7 @@ impl From<Failure> for Error {
             Failure::KeyHeld => {
                 Self::Busy("The first request with this Idempotency-Key is still running.".to_owned())
             }
-            Failure::Internal(what) => Self::internal(what),
+            Failure::Refused(what) | Failure::Internal(what) => Self::internal(what),
         }
     }
 }

@@ -4,7 +4,8 @@ use std::any::TypeId;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-use jsonschema::error::ValidationErrorKind;
+use jsonschema::JsonType;
+use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::paths::{Location, LocationSegment};
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Value, json};
@@ -52,9 +53,11 @@ fn describe(error: &ValidationError<'_>, fields: &mut Vec<Field>) {
             errors.iter().for_each(|inner| describe(inner, fields));
             return;
         }
-        // All alternatives are of other types: the last one is not null, and says which type it would have to be.
-        if let Some(inner) = context.last().and_then(|errors| errors.first()) {
-            describe(inner, fields);
+        // All alternatives are of other types.
+        let types = context.iter().flatten().filter(|inner| is_other_type(error, inner));
+        let types: Vec<JsonType> = types.flat_map(types_of).collect();
+        if !types.is_empty() {
+            fields.push(Field::new(dotted(error.instance_path()), "type", must_be(&types)));
             return;
         }
     }
@@ -78,6 +81,7 @@ fn describe(error: &ValidationError<'_>, fields: &mut Vec<Field>) {
             let options: Vec<_> = options.as_array().into_iter().flatten().map(Value::to_string).collect();
             format!("the value is none of {}", options.join(", "))
         }
+        ValidationErrorKind::Type { .. } => must_be(&types_of(error)),
         _ => error.masked_with("the value").to_string(),
     };
     fields.push(Field::new(path, error.kind().keyword(), message));
@@ -85,6 +89,35 @@ fn describe(error: &ValidationError<'_>, fields: &mut Vec<Field>) {
 
 fn is_other_type(outer: &ValidationError<'_>, inner: &ValidationError<'_>) -> bool {
     matches!(inner.kind(), ValidationErrorKind::Type { .. }) && inner.instance_path() == outer.instance_path()
+}
+
+/// The types that an error says the value is not of.
+fn types_of(error: &ValidationError<'_>) -> Vec<JsonType> {
+    match error.kind() {
+        ValidationErrorKind::Type { kind: TypeKind::Single(one) } => vec![*one],
+        ValidationErrorKind::Type { kind: TypeKind::Multiple(several) } => several.iter().collect(),
+        _ => vec![],
+    }
+}
+
+/// Of which of these types a value must be. Null is what may be left out as well, so it is not spoken of.
+fn must_be(types: &[JsonType]) -> String {
+    let mut words: Vec<&str> = vec![];
+    for kind in types.iter().filter(|kind| **kind != JsonType::Null) {
+        let word = match kind {
+            JsonType::Null => "null",
+            JsonType::Boolean => "true or false",
+            JsonType::Integer => "a whole number",
+            JsonType::Number => "a number",
+            JsonType::String => "a string",
+            JsonType::Array => "an array",
+            JsonType::Object => "an object",
+        };
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    if words.is_empty() { "must be null".to_owned() } else { format!("must be {}", words.join(" or ")) }
 }
 
 /// `limits.maxCost.amount`, `inputs.3`.

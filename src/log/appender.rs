@@ -360,6 +360,7 @@ impl Broken {
             Self::NotDone(failure) => failure,
             // It is attempted again under the lock, so it ends otherwise.
             Self::Moved => Failure::Unavailable { outcome_unknown: false },
+            Self::Refused(error) if error.is_lasting() => Failure::Refused(error.to_string()),
             Self::Refused(error) => Failure::Internal(error.to_string()),
             Self::Unknown(_) => Failure::Unavailable { outcome_unknown: true },
         }

@@ -1,7 +1,12 @@
-//! Format versions of events: every old one is read for ever, and a newer one than this program knows is noticed.
+//! Format versions of events: every old one is read for ever, and a newer one than this program knows is noticed. And
+//! what no event can hold, since PostgreSQL cannot: the character U+0000. Callers are refused it; in what programs,
+//! models and vendors say, U+FFFD takes its place.
+
+use std::borrow::Cow;
 
 use serde_json::Value;
 use theazo_domain::Event;
+use theazo_domain::event::Written;
 
 /// Lifts the data of one type of event from a format version to the next.
 #[derive(Debug, Clone, Copy)]
@@ -83,9 +88,71 @@ impl Codec {
     }
 }
 
+/// The character that takes the place of what cannot be kept.
+const REPLACEMENT: &str = "\u{fffd}";
+/// How JSON writes the character that cannot be kept.
+const ESCAPED_NUL: &str = "\\u0000";
+
+/// A text as it can be kept.
+pub(crate) fn storable_text(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', REPLACEMENT) } else { text }
+}
+
+/// A text of JSON of which every text and every name can be kept.
+pub(crate) fn storable_json(json: &str) -> Cow<'_, str> {
+    if !json.contains(ESCAPED_NUL) {
+        return Cow::Borrowed(json);
+    }
+    let (mut storable, mut rest) = (String::with_capacity(json.len()), json);
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        storable.push_str(before);
+        rest = match escape.strip_prefix(ESCAPED_NUL) {
+            Some(after) => {
+                storable.push_str(REPLACEMENT);
+                after
+            }
+            None => {
+                // The character after a backslash begins no escape of its own.
+                let length = 1 + escape[1..].chars().next().map_or(0, char::len_utf8);
+                storable.push_str(&escape[..length]);
+                &escape[length..]
+            }
+        };
+    }
+    storable.push_str(rest);
+    Cow::Owned(storable)
+}
+
+/// An event as it can be kept, and how it is written.
+pub(crate) fn storable(event: Event) -> (Event, Written) {
+    let mut written = event.write();
+    if let Cow::Owned(data) = storable_json(&written.data)
+        && let Ok(event) = Event::read(&written.kind, &data)
+    {
+        written.data = data;
+        return (event, written);
+    }
+    (event, written)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_kept_is_replaced_in_texts_and_names_and_nothing_else_is() {
+        for (json, storable) in [
+            (r#"{"a":"b"}"#, r#"{"a":"b"}"#),
+            (r#"{"\u0000a":["x\u0000\u0000y",1.10]}"#, "{\"\u{fffd}a\":[\"x\u{fffd}\u{fffd}y\",1.10]}"),
+            (r#"{"a":"\\u0000"}"#, r#"{"a":"\\u0000"}"#),
+            (r#"{"a":"\\\u0000\"é\u00001"}"#, "{\"a\":\"\\\\\u{fffd}\\\"é\u{fffd}1\"}"),
+            ("\\u0000\\", "\u{fffd}\\"),
+        ] {
+            assert_eq!(storable_json(json), storable);
+        }
+        assert_eq!(storable_text("a\0b".to_owned()), "a\u{fffd}b");
+    }
 
     const KEY: &str = r#"{"keyId":"key_01ARZ3NDEKTSV4RRFFQ69G5FAV"}"#;
 

@@ -14,7 +14,7 @@ use super::append::{Head, Kept, Wanted, Writes};
 use super::appender::Pending;
 use super::cache::Cache;
 use super::kept::Found;
-use super::{Accepted, Actor, Answer, Once, Recorded, Stored, Submission, Tenant, Verdict, merkle};
+use super::{Accepted, Actor, Answer, Once, Recorded, Stored, Submission, Tenant, Verdict, codec, merkle};
 use crate::vault::Key;
 use crate::{planted, random};
 
@@ -291,7 +291,7 @@ impl Decider<'_> {
 
     /// Gives an event its place in the log and folds it into the states in memory.
     fn record(&mut self, event: Event, metadata: &str) -> Arc<Recorded> {
-        let written = event.write();
+        let (event, written) = codec::storable(event);
         let mut stored = Stored {
             position: self.deciding.head.position + 1,
             event_id: EventId::from_ulid(random::ulid(self.deciding.now)),

@@ -8,7 +8,7 @@
 mod append;
 mod appender;
 mod cache;
-mod codec;
+pub(crate) mod codec;
 mod decide;
 mod execute;
 mod feed;
@@ -154,9 +154,10 @@ pub struct Content {
 }
 
 impl Content {
-    /// A text for its row beside the log, and the reference to it that an event holds.
+    /// A text for its row beside the log, as far as it can be kept, and the reference to it that an event holds.
     #[must_use]
     pub fn new(now: Timestamp, body: String) -> (Self, ContentRef) {
+        let body = codec::storable_text(body);
         let content_id = ContentId::from_ulid(random::ulid(now));
         let salt = random::bytes();
         let digest = Sha256::new().chain_update(salt).chain_update(&body).finalize();
@@ -272,6 +273,9 @@ pub enum Failure {
     /// The first request with this idempotency key is under way.
     #[error("the first request with the idempotency key is under way")]
     KeyHeld,
+    /// The database refuses what was to be written, and would refuse it again.
+    #[error("the database refuses it: {0}")]
+    Refused(String),
     /// Something that should not happen did.
     #[error("internal: {0}")]
     Internal(String),

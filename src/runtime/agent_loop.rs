@@ -44,11 +44,7 @@ pub(super) async fn run(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failu
     let Ok(claimed) = desk.tell(agent_id, Command::Claim { task_id }, vec![]).await? else {
         return Ok(Done::LetGo);
     };
-    let epoch = claimed.events.iter().find_map(|recorded| match &recorded.event {
-        Event::TaskClaimed(claimed) => Some(claimed.epoch),
-        _ => None,
-    });
-    let Some(epoch) = epoch else { return Ok(Done::LetGo) };
+    let Some(epoch) = epoch_of(&claimed.events) else { return Ok(Done::LetGo) };
     let Some(agent) = agent::get(desk.scope(), agent_id).await? else { return Ok(Done::LetGo) };
     let conversation = history::conversation(desk, agent_id).await?;
     let secrets = match Secrets::of(desk, &agent).await {
@@ -67,8 +63,32 @@ pub(super) async fn run(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failu
         temperature: None,
     });
     let mut run = Run { desk, agent, epoch, conversation, secrets, model, failures: 0 };
-    while let Acted::On = run.act().await? {}
-    Ok(Done::LetGo)
+    loop {
+        match run.act().await {
+            Ok(Acted::On) => {}
+            Ok(Acted::Ended) => return Ok(Done::LetGo),
+            // It would be refused again, and done again for nothing.
+            Err(Failure::Refused(what)) => {
+                tracing::error!(what, %agent_id, "a run fails, since what it came to cannot be kept");
+                // Another claim closes what this one has left open.
+                let claimed = desk.tell(agent_id, Command::Claim { task_id }, vec![]).await?;
+                if let Some(epoch) = claimed.ok().and_then(|claimed| epoch_of(&claimed.events)) {
+                    run.epoch = epoch;
+                    run.fail("internal_error", "What the run came to cannot be kept.").await?;
+                }
+                return Ok(Done::LetGo);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// Which claim of a task these events tell of.
+fn epoch_of(events: &[Arc<Recorded>]) -> Option<u64> {
+    events.iter().find_map(|recorded| match &recorded.event {
+        Event::TaskClaimed(claimed) => Some(claimed.epoch),
+        _ => None,
+    })
 }
 
 impl Run<'_> {
@@ -147,7 +167,7 @@ impl Run<'_> {
     }
 
     pub(super) async fn fail(&mut self, code: &str, message: &str) -> Result<Acted, Failure> {
-        let (code, message) = (code.to_owned(), self.secrets.mask(message));
+        let (code, message) = (code.to_owned(), self.secrets.mask_up_to(message, true));
         self.tell(Command::FailTask { epoch: self.epoch, code, message }, vec![]).await?;
         Ok(Acted::Ended)
     }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::agent_loop::{Acted, Run, ends, spent};
 use super::conversation::Reply as Said;
-use crate::log::{Content, Failure, Stored};
+use crate::log::{Content, Failure, Stored, codec};
 use crate::providers::model::{Call, CallError, Model, Prepared, Reply, ToolCall, Vendor, Verbatim};
 use crate::providers::tools::input;
 use crate::{config, planted, random};
@@ -122,7 +122,7 @@ impl Run<'_> {
                 self.answered(call_id, reply).await
             }
             Err(CallError::BrokeOff { message, vendor_id, .. }) => {
-                let reason = self.secrets.mask(&message);
+                let reason = self.secrets.mask_up_to(&message, true);
                 let vendor_id = vendor_id.as_deref().map(|id| self.secrets.mask(id));
                 self.again(Command::LoseCall { call_id, reason, vendor_id }, &message, Some(Duration::ZERO))
                     .await
@@ -133,7 +133,7 @@ impl Run<'_> {
                     _ => config::MODEL_REST * 2_u32.saturating_pow(self.failures),
                 };
                 let rest = error.may_be_repeated().then_some(rest);
-                let reason = self.secrets.mask(&error.to_string());
+                let reason = self.secrets.mask_up_to(&error.to_string(), true);
                 let message = error.to_string();
                 self.again(Command::ReleaseCall { call_id, reason }, &message, rest).await
             }
@@ -206,6 +206,7 @@ impl Run<'_> {
         let count = u32::try_from(tool_calls.len()).unwrap_or(u32::MAX);
         let said = Said { text, tool_calls, verbatim };
         let body = serde_json::to_string(&said).expect("an answer is plain data");
+        let body = codec::storable_json(&body).into_owned();
         let (content, reference) = Content::new(self.desk.app.clock.now(), body);
         let times = if planted::strikes("doubled-usage", 5) { 2 } else { 1 };
         let answer = Answer {

@@ -72,6 +72,17 @@ impl Secrets {
     pub(crate) fn mask(&self, text: &str) -> String {
         self.redactor.text(text).into_owned()
     }
+
+    /// A text without them that may have been cut: without what the cut has left of one at the end too.
+    pub(crate) fn mask_up_to(&self, text: &str, is_cut: bool) -> String {
+        if is_cut { self.redactor.cut_text(text).into_owned() } else { self.mask(text) }
+    }
+
+    /// What went wrong, without them: providers see them, and may repeat them in their words.
+    pub(crate) fn mask_error(&self, error: Error) -> Error {
+        // Long words of a provider are cut.
+        error.reworded(|words| self.mask_up_to(words, true))
+    }
 }
 
 /// A program to run.
@@ -113,10 +124,12 @@ pub(crate) async fn run(desk: Desk<'_>, agent: &Agent, secrets: &mut Secrets, as
         timeout: asked.timeout,
         output_limit: config::PROGRAM_OUTPUT_BYTES,
     };
-    let mut finished = compute.run(&Handle(sandbox), &program).await?;
+    let ran = compute.run(&Handle(sandbox), &program).await;
     secrets.renew(desk).await?;
-    finished.stdout = secrets.mask(&finished.stdout);
-    finished.stderr = secrets.mask(&finished.stderr);
+    let mut finished = ran.map_err(|error| secrets.mask_error(error))?;
+    for output in [&mut finished.stdout, &mut finished.stderr] {
+        *output = secrets.mask_up_to(output, finished.truncated);
+    }
     Ok(finished)
 }
 

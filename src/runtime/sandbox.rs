@@ -3,6 +3,7 @@
 use theazo_domain::agent::{Command, Status};
 use theazo_domain::id::AgentId;
 
+use super::program::Secrets;
 use super::{Desk, Done};
 use crate::config;
 use crate::log::Failure;
@@ -25,10 +26,18 @@ pub(super) async fn provision(desk: Desk<'_>, agent_id: AgentId) -> Result<Done,
     let command = match made {
         Ok(Handle(sandbox)) => Command::Provisioned { sandbox },
         Err(Error::Database) => return Ok(Done::Later),
-        Err(error) => failed(&error),
+        Err(error) => failed(&without_secrets(desk, &agent, error).await),
     };
     let _ = desk.tell(agent_id, command, vec![]).await?;
     Ok(Done::LetGo)
+}
+
+/// What went wrong, without the secrets that a provider may have seen in the agent's programs and repeats.
+async fn without_secrets(desk: Desk<'_>, agent: &Agent, error: Error) -> Error {
+    match Secrets::of(desk, agent).await {
+        Ok(secrets) => secrets.mask_error(error),
+        Err(_) => error.reworded(|_| "in words that cannot be shown".to_owned()),
+    }
 }
 
 fn failed(error: &Error) -> Command {
@@ -43,6 +52,7 @@ pub(super) async fn suspend(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, F
         Ok(paused) => Command::Suspended { sandbox: paused.handle.0, stored_bytes: paused.stored_bytes },
         Err(Error::Gone) => failed(&Error::Gone),
         Err(error) => {
+            let error = without_secrets(desk, &agent, error).await;
             tracing::warn!(%error, %agent_id, "a sandbox could not be suspended");
             // An agent that goes on does not wait for what its provider refuses: its sandbox is woken as it is.
             let passes = error.is_ours() || matches!(error, Error::Unavailable(_));
@@ -63,10 +73,11 @@ pub(super) async fn wake(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Fail
         Ok(Handle(sandbox)) => Command::Woken { sandbox },
         // It may be repeated without harm, and another server may reach it.
         Err(error @ (Error::Unavailable(_) | Error::Database | Error::Internal)) => {
+            let error = without_secrets(desk, &agent, error).await;
             tracing::warn!(%error, %agent_id, "a sandbox could not be woken");
             return Ok(Done::Later);
         }
-        Err(error) => failed(&error),
+        Err(error) => failed(&without_secrets(desk, &agent, error).await),
     };
     let _ = desk.tell(agent_id, command, vec![]).await?;
     Ok(Done::LetGo)
@@ -81,6 +92,7 @@ pub(super) async fn release(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, F
         if let Err(error) = released
             && error != Error::Gone
         {
+            let error = without_secrets(desk, &agent, error).await;
             tracing::warn!(%error, %agent_id, "a sandbox could not be removed");
             return Ok(Done::Later);
         }

@@ -18,7 +18,7 @@ use super::vendors;
 use crate::app::App;
 use crate::config;
 use crate::log::{Tenant, TenantId, find_tenants};
-use crate::providers::compute::{Compute, Handle};
+use crate::providers::compute::{Compute, Error, Handle};
 use crate::{database, read};
 
 /// A sandbox that no agent has.
@@ -66,6 +66,7 @@ impl Sweep {
             let held = match place.compute.list().await {
                 Ok(held) => held,
                 Err(error) => {
+                    let error = place.without_words(error);
                     tracing::warn!(%error, provider = place.provider.as_str(), "sandboxes could not be listed");
                     continue;
                 }
@@ -137,6 +138,17 @@ impl Sweep {
     }
 }
 
+impl Place {
+    /// What went wrong. The words of a customer's provider may repeat secrets of agents, which nobody knows here.
+    fn without_words(&self, error: Error) -> Error {
+        if self.tenant.is_some() {
+            error.reworded(|_| "in words that are not shown".to_owned())
+        } else {
+            error
+        }
+    }
+}
+
 async fn release(place: &Place, leftover: &Leftover) -> bool {
     let (agent_id, provider) = (leftover.agent_id, leftover.provider.as_str());
     match place.compute.terminate(&Handle(leftover.handle.clone())).await {
@@ -145,6 +157,7 @@ async fn release(place: &Place, leftover: &Leftover) -> bool {
             true
         }
         Err(error) => {
+            let error = place.without_words(error);
             tracing::warn!(%error, %agent_id, provider, "a sandbox that was left behind cannot be released");
             false
         }

@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use super::agent_loop::{Acted, Run, ends, spent};
 use super::program::{self, Asked};
-use crate::log::{Content, Failure};
+use crate::log::{Content, Failure, codec};
 use crate::providers::compute::{End, Error, Finished, Handle};
 use crate::providers::tools::input::{self, Input};
-use crate::providers::tools::{http_request, web_search};
+use crate::providers::tools::{self, http_request, web_search};
 use crate::{config, random};
 
 impl Run<'_> {
@@ -23,7 +23,8 @@ impl Run<'_> {
         let Some(call) = pending.calls.get(index).cloned() else { return Ok(Acted::Ended) };
         let now = self.desk.app.clock.now();
         let tool_call_id = ToolCallId::from_ulid(random::ulid(now));
-        let (content, reference) = Content::new(now, call.input.clone());
+        // The tool is given what the model wrote; what is kept of it holds nothing that cannot be kept.
+        let (content, reference) = Content::new(now, codec::storable_json(&call.input).into_owned());
         let start = Command::StartTool {
             epoch: self.epoch,
             call_id: pending.call_id,
@@ -48,12 +49,20 @@ impl Run<'_> {
             Err(error) => Err(error.to_string()),
         };
         let is_error = done.is_err();
-        let text = self.secrets.mask(&done.unwrap_or_else(|what| what));
+        let text = self.masked_result(&done.unwrap_or_else(|what| what));
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (content, result) = Content::new(self.desk.app.clock.now(), text);
         let finish = Command::FinishTool { epoch: self.epoch, tool_call_id, result, is_error, duration_ms };
         let Some(events) = self.tell(finish, vec![content]).await? else { return Ok(Acted::Ended) };
         Ok(if ends(&events) { Acted::Ended } else { Acted::On })
+    }
+
+    /// A result without secrets, and without what is left of one where it was cut.
+    fn masked_result(&self, text: &str) -> String {
+        match text.rfind(tools::CUT) {
+            Some(end) => self.secrets.mask_up_to(&text[..end], true) + &self.secrets.mask(&text[end..]),
+            None => self.secrets.mask(text),
+        }
     }
 
     /// What came of it, in words for the model.
@@ -99,7 +108,8 @@ impl Run<'_> {
                 let file = compute.read_file(&handle, &path, config::FILE_TOOL_BYTES).await?;
                 let mut text = String::from_utf8_lossy(&file.bytes).into_owned();
                 if file.truncated {
-                    text.push_str("\n[cut: the file is longer]");
+                    text.push_str(tools::CUT);
+                    text.push_str(": the file is longer]");
                 }
                 Ok(text)
             }
@@ -126,8 +136,8 @@ fn told(finished: &Finished) -> String {
     for (name, output) in [("stdout", &finished.stdout), ("stderr", &finished.stderr)] {
         if !output.is_empty() {
             let shown: String = output.chars().take(config::TOOL_OUTPUT_CHARACTERS).collect();
-            let cut = if shown.len() < output.len() { "\n[cut]" } else { "" };
-            text.push_str(&format!("{name}:\n{shown}{cut}\n"));
+            let (cut, end) = if shown.len() < output.len() { (tools::CUT, "]") } else { ("", "") };
+            text.push_str(&format!("{name}:\n{shown}{cut}{end}\n"));
         }
     }
     text

@@ -109,6 +109,11 @@ pub(crate) struct NewAgentBody {
 impl Input for NewAgentBody {
     fn check(value: &Value, fields: &mut Vec<Field>) {
         check_instructions(value, fields);
+        let says = |name: &str| value.get(name).is_some_and(|given| !given.is_null());
+        if says("definitionVersion") && !says("definitionId") {
+            let message = "needs definitionId, whose version it is";
+            fields.push(Field::new("definitionVersion", "dependentRequired", message));
+        }
     }
 }
 

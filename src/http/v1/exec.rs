@@ -23,6 +23,7 @@ use crate::http::idempotency::{decide, failed, judged, respond, success};
 use crate::http::query::Id;
 use crate::log::{Answer, Answered, Answering, Content, Submission};
 use crate::providers::compute::{self, End, Finished, Language};
+use crate::read::agent::Agent;
 use crate::runtime::{Asked, Desk, Held, Secrets, after_stop, run_program};
 use crate::{config, read};
 
@@ -87,9 +88,11 @@ pub(crate) async fn exec(
     let language = named.ok_or_else(|| Error::field("lang", "required", "is required"))?;
     let until = Instant::now() + config::EXEC_LIMIT;
     let (exec_id, answered) = loop {
-        ready(&edge, &writer, agent_id, until).await?;
+        let agent = ready(&edge, &writer, agent_id, until).await?;
         let exec_id = ExecId::from_ulid(edge.new_ulid());
-        let (content, code) = edge.content(body.code.clone());
+        let desk = Desk { app: &edge.app, tenant: writer.tenant };
+        let secrets = Secrets::of(desk, &agent).await.map_err(failure)?;
+        let (content, code) = edge.content(secrets.mask(&body.code));
         let command = agent::Command::StartExec { exec_id, language: language.as_str().to_owned(), code };
         let submission = Submission {
             command: Command::Agent(agent_id, command),
@@ -127,8 +130,8 @@ fn started(caller: &Caller, exec_id: ExecId) -> Answering {
     })
 }
 
-/// Waits while the agent's sandbox is made, or woken after a pause.
-async fn ready(edge: &Edge, caller: &Caller, id: AgentId, until: Instant) -> Result<(), Error> {
+/// The agent; where its sandbox is being made, or woken after a pause, once that is done.
+async fn ready(edge: &Edge, caller: &Caller, id: AgentId, until: Instant) -> Result<Agent, Error> {
     let mut reader = edge.app.log.follow(caller.tenant, None).await?;
     let waiting = async {
         loop {
@@ -140,7 +143,7 @@ async fn ready(edge: &Edge, caller: &Caller, id: AgentId, until: Instant) -> Res
                 _ => false,
             };
             if !waits {
-                return Ok(());
+                return Ok(agent);
             }
             reader.next().await?;
         }
@@ -219,12 +222,8 @@ impl Run {
         let (outcome, answer) = match ended {
             Ok(finished) if finished.end == End::TimedOut => (ExecOutcome::TimedOut, Err(too_long())),
             Ok(finished) => (ExecOutcome::Finished, Ok(shown(finished))),
-            Err(compute::Error::Internal) => (ExecOutcome::Interrupted, Err(Error::Internal)),
-            Err(compute::Error::Database) => (
-                ExecOutcome::Interrupted,
-                Err(Error::Unavailable("The database is not available.".to_owned())),
-            ),
-            Err(error) => (ExecOutcome::ProviderError, Err(Error::Upstream(format!("{error}.")))),
+            Err(error) if error.is_ours() => (ExecOutcome::Interrupted, Err(failure(error))),
+            Err(error) => (ExecOutcome::ProviderError, Err(failure(error))),
         };
         let recorded = self.tell(desk, outcome, answer.as_ref().ok()).await?;
         let result = answer?;
@@ -259,6 +258,14 @@ impl Run {
             Err(Refusal::Conflict(_)) => Ok(false),
             Err(refusal) => Err(Error::internal(refusal)),
         }
+    }
+}
+
+fn failure(error: compute::Error) -> Error {
+    match error {
+        compute::Error::Internal => Error::Internal,
+        compute::Error::Database => Error::Unavailable("The database is not available.".to_owned()),
+        error => Error::Upstream(format!("{error}.")),
     }
 }
 

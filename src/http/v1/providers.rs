@@ -95,13 +95,12 @@ impl Input for NewProvider {
         let provider = value.get("provider").and_then(|name| name.as_str()?.parse().ok());
         let given = value.get("credentials").map(|given| Zeroizing::new(given.to_string()));
         let (Some(provider), Some(given)) = (provider, given) else { return };
-        if fields.iter().any(|field| field.path.starts_with("credentials")) {
-            return;
-        }
         if let Ok(Some(given)) = Credentials::parse(provider, &given)
             && let Err(wrong) = outside(edge).check(&given)
         {
-            fields.extend(unusable(wrong));
+            let mut unusable = unusable(wrong);
+            unusable.retain(|wrong| !fields.iter().any(|field| field.path == wrong.path));
+            fields.extend(unusable);
         }
     }
 }

@@ -279,6 +279,21 @@ impl From<vault::Error> for Error {
     }
 }
 
+impl Error {
+    /// The same, with the words of whoever told it put otherwise.
+    #[must_use]
+    pub fn reworded(self, put: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::Refused(words) => Self::Refused(put(&words)),
+            Self::Unavailable(words) => Self::Unavailable(put(&words)),
+            Self::Gone => Self::Gone,
+            Self::Unsupported(words) => Self::Unsupported(put(&words)),
+            Self::Path(words) => Self::Path(put(&words)),
+            ours @ (Self::Internal | Self::Database) => ours,
+        }
+    }
+}
+
 /// Refuses a path that leads out of the workspace by what it says itself; where links lead is seen in the sandbox only.
 /// The empty path is the workspace.
 ///

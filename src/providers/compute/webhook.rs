@@ -286,7 +286,7 @@ impl Compute for Webhook {
     async fn create(&self, sandbox: &New) -> Result<Handle, Error> {
         let manner = Manner::REPEATABLE.within(config::COMPUTE_CREATE_DEADLINE);
         let made: Made = self.ask_within(manner, "sandbox.create", Wanted::of(None, sandbox)).await?;
-        Ok(Handle(made.sandbox))
+        named(made.sandbox)
     }
 
     async fn run(&self, handle: &Handle, program: &Program) -> Result<Finished, Error> {
@@ -353,13 +353,13 @@ impl Compute for Webhook {
 
     async fn pause(&self, handle: &Handle) -> Result<Paused, Error> {
         let kept: Kept = self.ask("sandbox.pause", Which { sandbox: &handle.0 }).await?;
-        Ok(Paused { handle: Handle(kept.sandbox), stored_bytes: kept.stored_bytes })
+        Ok(Paused { handle: named(kept.sandbox)?, stored_bytes: kept.stored_bytes })
     }
 
     async fn resume(&self, handle: &Handle, sandbox: &New) -> Result<Handle, Error> {
         let manner = Manner::REPEATABLE.within(config::COMPUTE_CREATE_DEADLINE);
         let made: Made = self.ask_within(manner, "sandbox.resume", Wanted::of(Some(handle), sandbox)).await?;
-        Ok(Handle(made.sandbox))
+        named(made.sandbox)
     }
 
     async fn terminate(&self, handle: &Handle) -> Result<(), Error> {
@@ -391,6 +391,14 @@ impl Compute for Webhook {
         let measured: Measured = self.ask("sandbox.measure", Which { sandbox: &handle.0 }).await?;
         Ok(measured.stored_bytes)
     }
+}
+
+/// The receiver's name of a sandbox, which the log has to hold to the letter.
+fn named(sandbox: String) -> Result<Handle, Error> {
+    if sandbox.contains('\0') {
+        return Err(Error::Unavailable("its name of a sandbox holds a zero byte".to_owned()));
+    }
+    Ok(Handle(sandbox))
 }
 
 /// The end of a program, of which the receiver names exactly one.

@@ -8,7 +8,7 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use super::{Failure, input::HttpRequest};
+use super::{CUT, Failure, input::HttpRequest};
 use crate::config;
 use crate::providers::client::{Call, Client, Excerpt, Limits};
 
@@ -84,7 +84,7 @@ fn write_body(text: &mut String, body: &Excerpt, headers: &HeaderMap) {
     };
     text.push_str(&shown);
     if body.truncated {
-        let _ = write!(text, "\n[cut: only the first {} bytes are shown]", body.bytes.len());
+        let _ = write!(text, "{CUT}: only the first {} bytes are shown]", body.bytes.len());
     }
 }
 

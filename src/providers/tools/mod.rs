@@ -9,6 +9,9 @@ pub mod typescript;
 /// Asking a search engine.
 pub mod web_search;
 
+/// What stands behind the end of a result that was cut, on a line of its own; why may follow, and a bracket.
+pub const CUT: &str = "\n[cut";
+
 /// Why a tool gives no result: in words for the model, which may do better with them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

@@ -92,8 +92,11 @@ async fn what_a_receiver_refuses_is_told_in_its_words() {
     let words = r#"{"error":{"code":"refused","message":"quota of whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}}"#;
     wire.fault("POST", Fault::Status(402, vec![], words.to_owned()));
     assert_eq!(compute.create(&wanted(2)).await, Err(Error::Refused("quota of ***".to_owned())));
-    wire.fault("POST", Fault::Status(200, vec![], "{}".to_owned()));
-    assert!(matches!(compute.create(&wanted(2)).await, Err(Error::Unavailable(_))));
+    // A name that the log cannot hold would not find the sandbox again.
+    for odd in ["{}", r#"{"sandbox":"a\u0000"}"#] {
+        wire.fault("POST", Fault::Status(200, vec![], odd.to_owned()));
+        assert!(matches!(compute.create(&wanted(2)).await, Err(Error::Unavailable(_))), "{odd}");
+    }
     wire.satisfied();
 }
 

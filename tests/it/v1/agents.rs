@@ -18,14 +18,14 @@ use crate::support::vendors::Wire;
 use crate::support::vendors::webhook::Webhook;
 use crate::support::wait;
 
-async fn agent(api: &Api, body: &Value) -> String {
+pub(super) async fn agent(api: &Api, body: &Value) -> String {
     let session = api.session("user_1").await;
     let created = api.post(&format!("/v1/sessions/{session}/agents"), body).await.expect(201);
     created["id"].as_str().unwrap().to_owned()
 }
 
 /// The agent, once it stands there.
-async fn stands(api: &Api, agent: &str, status: &str) -> Value {
+pub(super) async fn stands(api: &Api, agent: &str, status: &str) -> Value {
     wait::until_async("the agent", async || {
         let shown = api.get(&format!("/v1/agents/{agent}")).await.expect(200);
         (shown["status"] == status).then_some(shown)
@@ -34,7 +34,7 @@ async fn stands(api: &Api, agent: &str, status: &str) -> Value {
 }
 
 /// The task, once it has ended.
-async fn ended(api: &Api, task: &str) -> Value {
+pub(super) async fn ended(api: &Api, task: &str) -> Value {
     wait::until_async("the agent", async || {
         let shown = api.get(&format!("/v1/tasks/{task}")).await.expect(200);
         let open = ["queued", "running"].contains(&shown["status"].as_str().unwrap());
@@ -43,13 +43,13 @@ async fn ended(api: &Api, task: &str) -> Value {
     .await
 }
 
-async fn run(api: &Api, agent: &str, task: &str) -> String {
+pub(super) async fn run(api: &Api, agent: &str, task: &str) -> String {
     let started = api.post(&format!("/v1/agents/{agent}/run"), &json!({ "task": task })).await.expect(202);
     assert_eq!(started["agentId"], agent);
     started["taskId"].as_str().unwrap().to_owned()
 }
 
-async fn kinds(api: &Api, subject: &str) -> Vec<String> {
+pub(super) async fn kinds(api: &Api, subject: &str) -> Vec<String> {
     let events = api.get(&format!("/v1/events?subject={subject}&limit=100")).await.expect(200);
     let kind = |event: &Value| event["type"].as_str().unwrap().to_owned();
     events["data"].as_array().unwrap().iter().rev().map(kind).collect()
@@ -465,4 +465,32 @@ async fn an_agent_runs_where_its_organization_has_compute_of_its_own() {
     // Minutes on the organization's own credentials count, at price 0.
     let usage = api.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
     assert_eq!(usage["cost"]["exact"], "0.00");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_new_agent_is_told_in_words_that_help() {
+    let api = Site::new().await.admin().await;
+    let path = format!("/v1/sessions/{}/agents", api.session("user_1").await);
+    let told = async |body: Value| {
+        let refused = api.post(&path, &body).await.error(422, "unprocessable_entity");
+        let fields = refused["details"]["fields"].as_array().unwrap().clone();
+        let said = |field: &Value| {
+            format!("{} {}", field["path"].as_str().unwrap(), field["message"].as_str().unwrap())
+        };
+        fields.iter().map(said).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(
+        told(json!({ "compute": 5, "model": "x", "tools": "web_search", "browser": "yes", "timeout": [] }))
+            .await,
+        "browser must be true or false; compute must be an object; model must be an object; \
+         timeout must be a whole number; tools must be an array"
+    );
+    assert_eq!(told(json!({ "model": { "id": 5 } })).await, "model.id must be a string");
+    assert_eq!(told(json!([])).await, " must be an object");
+    assert_eq!(
+        told(json!({ "definitionVersion": 1 })).await,
+        "definitionVersion needs definitionId, whose version it is"
+    );
+    let null = json!({ "definitionVersion": 1, "definitionId": null });
+    assert_eq!(told(null).await, "definitionVersion needs definitionId, whose version it is");
 }

@@ -7,6 +7,7 @@ mod billing;
 mod budgets;
 mod definitions;
 mod events;
+mod outputs;
 mod providers;
 mod secrets;
 mod sessions;

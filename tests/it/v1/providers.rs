@@ -196,6 +196,10 @@ async fn every_wrong_field_is_named_and_changes_nothing() {
             "credentials.url address",
         ),
         (
+            json!({ "provider": "webhook", "credentials": { "url": "http://10.1/", "secret": "short" }, "isDefault": 1 }),
+            "credentials.secret minLength, credentials.url address, isDefault type",
+        ),
+        (
             json!({ "provider": "webhook", "credentials": { "url": "http://10.1/", "secret": "whsec_not-base64!!" } }),
             "credentials.secret address, credentials.url address",
         ),
