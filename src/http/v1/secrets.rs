@@ -79,7 +79,7 @@ pub(crate) async fn set(
     let sealed = vault::sealed::seal(&master, &address, body.value.as_bytes());
     let (name, master_key_id) = (body.name.clone(), master.id().to_owned());
     let others = read::secret::taken_by_others(edge.app.log.scope(writer.tenant.id), confided, &name).await?;
-    let together = others + secret::taken(wide(name.as_str().len()), wide(body.value.as_bytes().len()));
+    let together = others + secret::taken(wide(name.as_str().len()), wide(body.value.len()));
     let command = secret::Command::Set { name: name.clone(), version, master_key_id, together };
     let sealed = vec![SealedChange::Put(address, sealed)];
     let submission = submission(&writer, confided, command, sealed);
