@@ -313,29 +313,6 @@ async fn a_run_that_does_not_fit_its_cost_limit_pauses_and_goes_on_when_that_is_
     assert_eq!(ended(&api, &task).await["status"], "completed");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_whose_agent_is_ended_under_it_is_a_conflict() {
-    let site = Site::working(None).await;
-    let api = site.admin().await;
-    let id = agent(&api, &json!({})).await;
-    let path = format!("/v1/agents/{id}/exec");
-    let ask = || {
-        let body = json!({ "lang": "bash", "code": "sleep 60" }).to_string();
-        let request = api.request("POST", &path).header("content-type", "application/json");
-        api.send(request.header("idempotency-key", "once").body(Body::from(body)).unwrap())
-    };
-    let ending = async {
-        wait::until_async("the program to begin", async || {
-            kinds(&api, &id).await.contains(&"exec.started".to_owned()).then_some(())
-        })
-        .await;
-        api.act(&format!("/v1/agents/{id}/terminate")).await.expect(200);
-    };
-    let (answered, ()) = tokio::join!(ask(), ending);
-    assert_eq!(answered.status, 409);
-    assert_eq!(ask().await.status, 409);
-}
-
 /// A vendor that wants to be left alone for half a minute before it answers.
 async fn resting() -> ModelServer {
     ModelServer::new(|asked| match asked.number {
