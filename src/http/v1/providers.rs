@@ -323,8 +323,10 @@ fn outside(edge: &Edge) -> Outside<'_> {
 }
 
 fn unusable(wrong: Wrong) -> Vec<Field> {
-    let field =
-        |(field, why): (&str, Unusable)| Field::new(below_credentials(field), "address", why.to_string());
+    let field = |(field, why): (&str, Unusable)| {
+        let rule = if field == "secret" { "format" } else { "address" };
+        Field::new(below_credentials(field), rule, why.to_string())
+    };
     let mut fields: Vec<Field> = wrong.into_iter().map(field).collect();
     fields.sort();
     fields
