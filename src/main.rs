@@ -1,9 +1,16 @@
 //! The `theazo` program.
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use theazo::cli::{self, Cli, Outcome};
 use theazo::providers::compute::local;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes whatever is freed. What is confided also passes through buffers of libraries (HTTP, TLS, the parser of JSON),
+/// which do not do that themselves.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     // A process of a sandbox, of which this program is the init.

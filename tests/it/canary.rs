@@ -1,5 +1,6 @@
 //! What is confided is nowhere in clear: not in the database's files or its write-ahead log, not in logs or answers.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -93,6 +94,57 @@ fn search(dir: &Path, needles: &[impl AsRef<[u8]>]) -> Vec<String> {
     holding(dir, &needles, &mut found);
     holding(&dir.join(home.trim()), &needles, &mut found);
     found
+}
+
+/// Whether a process has this anywhere in memory that it can write to.
+fn remembers(pid: u32, needle: &AhoCorasick) -> bool {
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    maps.lines().any(|line| {
+        let (range, rights) = line.split_once(' ').unwrap();
+        let (from, to) = range.split_once('-').unwrap();
+        let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+        // A mapping may be gone by now.
+        rights.starts_with("rw") && memory.read_exact_at(&mut bytes, from).is_ok() && needle.is_match(&bytes)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_confided_and_used_does_not_stay_in_memory() {
+    let scratch = Scratch::new();
+    let dir = scratch.path.join("data");
+    let server = Server::start(&dir).await;
+    let keys: Value = serde_json::from_slice(&std::fs::read(dir.join("first-keys.json")).unwrap()).unwrap();
+    let live = keys["live"].as_str().unwrap();
+    let post = async |path: &str, key: &str, body: Value| {
+        let answer = server.request("POST", path, key, Some(body)).await.unwrap();
+        assert!(matches!(answer.status, 200..=202), "{answer:?}");
+        answer.body
+    };
+    let [value, api_key] = ["secret", "provider"].map(|what| format!("{CANARY}-{what}"));
+    let [value_needle, key_needle] = [&value, &api_key].map(|needle| AhoCorasick::new([needle]).unwrap());
+    let forgotten = async |what: &str, needle: &AhoCorasick| {
+        until_async(what, async || (!remembers(server.pid(), needle)).then_some(())).await;
+    };
+    let kept = "the-haystack-is-searched";
+    let session = server.create_session(live, kept).await;
+    assert!(
+        remembers(server.pid(), &AhoCorasick::new([&session]).unwrap()),
+        "the search looks at the right memory"
+    );
+
+    // Nobody is asked about it in test mode.
+    let body = json!({ "provider": "e2b", "credentials": { "apiKey": api_key } });
+    post("/v1/providers", keys["test"].as_str().unwrap(), body).await;
+    forgotten("the API key to be wiped", &key_needle).await;
+    post("/v1/secrets", live, json!({ "name": "CANARY", "value": value })).await;
+    forgotten("the secret to be wiped once it is sealed", &value_needle).await;
+    let agent = post(&format!("/v1/sessions/{session}/agents"), live, json!({})).await;
+    let path = format!("/v1/agents/{}/exec", agent["id"].as_str().unwrap());
+    let exec = post(&path, live, json!({ "lang": "bash", "code": "echo ${#CANARY}" })).await;
+    assert_eq!(exec["stdout"], format!("{}\n", value.len()), "{exec}");
+    forgotten("the environment to be wiped", &value_needle).await;
 }
 
 /// A value as it is and as programs write it; in base64 without the ends that depend on what stands beside it.

@@ -150,9 +150,14 @@ impl Server {
         self.request("GET", path, key, None).await.ok().map(|response| response.status)
     }
 
+    /// Which process it is.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        send(self.child.id().expect("it runs"), signal);
+        send(self.pid(), signal);
     }
 
     /// Waits until it has ended.
