@@ -271,7 +271,7 @@ pub const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
 /// The largest answer of a compute provider to that question.
 pub const VERIFY_BYTES: usize = 64 * 1024;
 /// How often the credentials of a compute provider are read until the version that the log names lies there.
-pub const SEALED_READS: usize = 3;
+pub const SEALED_READS: usize = 16;
 /// Pieces of work that a server does at the same time.
 pub const PIECES_OF_WORK: usize = 512;
 /// Pieces of work that a server takes at a time.
