@@ -132,7 +132,7 @@ impl Conversation {
         }
     }
 
-    /// Running time ends for now.
+    /// A stretch of running time ends.
     fn rest(&mut self, at_ms: i64) {
         if let Some(since) = self.since_ms.take() {
             self.run_ms += (at_ms - since).max(0);

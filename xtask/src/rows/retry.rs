@@ -205,6 +205,7 @@ async fn answered(caller: &mut Caller, address: &str, ask: &Ask) -> anyhow::Resu
         if !waits || tokio::time::Instant::now() > until {
             return Ok(answer);
         }
+        // Nobody tells when a key is free, but asking again: sooner than `Retry-After` says, so that it is met held, too.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
