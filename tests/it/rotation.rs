@@ -13,6 +13,7 @@ use theazo::read::secret::visible;
 use theazo::vault::{self, Source};
 use theazo_domain::organization::Mode;
 use tokio::time::timeout;
+use tokio_postgres::{Client, Transaction};
 
 use crate::support::cluster::{Scratch, connect};
 use crate::support::server::{MASTER_KEY, Server, json, run, send, theazo};
@@ -30,6 +31,30 @@ async fn set(server: &Server, key: &str, name: &str, value: &str) {
     let body = json!({ "name": name, "value": value });
     let answer = server.request("POST", "/v1/secrets", key, Some(body)).await.unwrap();
     assert_eq!(answer.status, 201, "{answer:?}");
+}
+
+/// A server over a data directory that is new, with so many secrets, and its first key.
+async fn with_secrets(dir: &Path, number: usize) -> (Server, String) {
+    let server = Server::start(dir).await;
+    let key = first_key(dir);
+    for number in 0..number {
+        set(&server, &key, &format!("N{number:03}"), "a secret value").await;
+    }
+    (server, key)
+}
+
+/// How many values a master key wraps.
+async fn wrapped_by(observer: &Client, master: &str) -> usize {
+    let sql = "select count(*) from sealed_values where master_key_id = $1";
+    let count: i64 = observer.query_one(sql, &[&master]).await.unwrap().get(0);
+    usize::try_from(count).unwrap()
+}
+
+/// A lock on one of the last of [`SECRETS`]: a change of the master key waits for it in its second transaction.
+async fn hold_one_of_the_last(owner: &mut Client) -> Transaction<'_> {
+    let held = owner.transaction().await.unwrap();
+    held.query("select from sealed_values where place = 'secret/org/N070' for update", &[]).await.unwrap();
+    held
 }
 
 /// What reaches into the log of a data directory, as a server started with these keys would.
@@ -61,31 +86,21 @@ async fn opened(tools: &Tools) -> Result<usize, vault::Error> {
 async fn a_rotation_that_is_killed_midway_is_run_again_while_servers_read_and_write() {
     let scratch = Scratch::new();
     let dir = scratch.path.join("data");
-    let server = Server::start(&dir).await;
-    let key = first_key(&dir);
-    for number in 0..SECRETS {
-        set(&server, &key, &format!("N{number:03}"), "a secret value").await;
-    }
+    let (server, key) = with_secrets(&dir, SECRETS).await;
     let old_key = std::fs::read(dir.join("master.key")).unwrap();
     let reader = tools(&dir, Source::default()).await;
     let old = reader.keys.masters.active().id().to_owned();
     let endpoint = Cluster::attach(&dir).await.unwrap().unwrap();
     let mut owner = connect(&endpoint.config(DATABASE_NAME, &endpoint.user)).await;
     let observer = connect(&endpoint.config(DATABASE_NAME, &endpoint.user)).await;
-    let wrapped_by_old = async || -> i64 {
-        let sql = "select count(*) from sealed_values where master_key_id = $1";
-        observer.query_one(sql, &[&old]).await.unwrap().get(0)
-    };
+    let wrapped_by_old = async || wrapped_by(&observer, &old).await;
 
     // A lock on one of the last rows holds the command in its second transaction, where it is killed.
-    let held = owner.transaction().await.unwrap();
-    held.query("select from sealed_values where place = 'secret/org/N070' for update", &[]).await.unwrap();
+    let held = hold_one_of_the_last(&mut owner).await;
     let mut command = theazo(&dir, &["secret", "rotate-master"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    until_async("some values to be wrapped anew", async || {
-        (wrapped_by_old().await < i64::try_from(SECRETS).unwrap()).then_some(())
-    })
-    .await;
+    until_async("some values to be wrapped anew", async || (wrapped_by_old().await < SECRETS).then_some(()))
+        .await;
     assert!(wrapped_by_old().await > 0);
     send(child.id().unwrap(), Signal::SIGKILL);
     child.wait().await.unwrap();
@@ -122,26 +137,18 @@ async fn a_rotation_that_is_killed_midway_is_run_again_while_servers_read_and_wr
 
 #[tokio::test]
 async fn a_rotation_is_refused_beside_another_and_gives_up_once_it_is_overtaken() {
-    const THREE_TRANSACTIONS: i64 = 130;
+    const THREE_TRANSACTIONS: usize = 130;
     let scratch = Scratch::new();
     let dir = scratch.path.join("data");
-    let server = Server::start(&dir).await;
-    let key = first_key(&dir);
-    for number in 0..THREE_TRANSACTIONS {
-        set(&server, &key, &format!("N{number:03}"), "a secret value").await;
-    }
+    let _serving = with_secrets(&dir, THREE_TRANSACTIONS).await;
     let reader = tools(&dir, Source::default()).await;
     let old = reader.keys.masters.active().id().to_owned();
     let endpoint = Cluster::attach(&dir).await.unwrap().unwrap();
     let config = endpoint.config(DATABASE_NAME, &endpoint.user);
     let (mut owner, mut overtaking) = (connect(&config).await, connect(&config).await);
     let observer = connect(&config).await;
-    let wrapped_by_old = async || -> i64 {
-        let sql = "select count(*) from sealed_values where master_key_id = $1";
-        observer.query_one(sql, &[&old]).await.unwrap().get(0)
-    };
-    let held = owner.transaction().await.unwrap();
-    held.query("select from sealed_values where place = 'secret/org/N070' for update", &[]).await.unwrap();
+    let wrapped_by_old = async || wrapped_by(&observer, &old).await;
+    let held = hold_one_of_the_last(&mut owner).await;
     let mut command = theazo(&dir, &["secret", "rotate-master"]);
     let first = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     until_async("the first transaction to be over", async || {
@@ -185,8 +192,7 @@ async fn a_rotation_is_refused_beside_another_and_gives_up_once_it_is_overtaken(
     let rotated = json(&dir, &["secret", "rotate-master"]).await;
     assert_eq!((&rotated["to"], &rotated["values"]), (&json!(next), &json!(2)));
     assert_eq!(std::fs::read(dir.join("master.key")).unwrap(), before[1]);
-    let all = usize::try_from(THREE_TRANSACTIONS).unwrap();
-    assert_eq!(opened(&tools(&dir, Source::default()).await).await.unwrap(), all);
+    assert_eq!(opened(&tools(&dir, Source::default()).await).await.unwrap(), THREE_TRANSACTIONS);
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ pub(crate) async fn exec(
     let named = body.lang.or(body.language).and_then(|name| Language::named(&name));
     let language = named.ok_or_else(|| Error::field("lang", "required", "is required"))?;
     let until = Instant::now() + config::EXEC_LIMIT;
-    let (exec_id, answered) = loop {
+    let (exec_id, secrets, answered) = loop {
         let agent = ready(&edge, &writer, agent_id, until).await?;
         let exec_id = ExecId::from_ulid(edge.new_ulid());
         let desk = Desk { app: &edge.app, tenant: writer.tenant };
@@ -103,7 +103,7 @@ pub(crate) async fn exec(
         let answered = decide(&edge, &writer, &request, submission, started(&writer, exec_id)).await?;
         // Else somebody has had it suspended since it was looked at.
         if answered.answer.status != StatusCode::SERVICE_UNAVAILABLE {
-            break (exec_id, answered);
+            break (exec_id, secrets, answered);
         }
     };
     match (answered.answer.status, answered.replayed) {
@@ -112,7 +112,7 @@ pub(crate) async fn exec(
             // It goes on to its end also when the caller goes away.
             let run =
                 Run { edge, caller: writer.into_caller(), agent_id, exec_id, language, code: body.code };
-            let ended = tokio::spawn(run.finish()).await;
+            let ended = tokio::spawn(run.finish(secrets)).await;
             ended.map_err(|_| Error::internal("a program's run ended without an answer"))?
         }
         _ => Ok(respond(answered)),
@@ -188,22 +188,22 @@ struct Run {
 }
 
 impl Run {
-    async fn finish(self) -> Result<Response, Error> {
+    async fn finish(self, secrets: Secrets) -> Result<Response, Error> {
         let desk = Desk { app: &self.edge.app, tenant: self.caller.tenant };
         // Where it cannot be held it is not run, and its record is closed soon.
         let Some(held) = Held::take(desk, self.exec_id).await? else { return Ok(self.closed()) };
-        let answer = self.run(desk).await;
+        let answer = self.run(desk, secrets).await;
         held.let_go().await;
         answer
     }
 
-    async fn run(&self, desk: Desk<'_>) -> Result<Response, Error> {
+    async fn run(&self, desk: Desk<'_>, mut secrets: Secrets) -> Result<Response, Error> {
         let (language, code) = (self.language, self.code.clone());
         let asked = Asked { language, code, timeout: config::EXEC_LIMIT };
         let running = async {
             // Read now that the start is in the log: from there on its sandbox stays where it is.
             let agent = read::agent::get(desk.scope(), self.agent_id).await?.ok_or(compute::Error::Gone)?;
-            let mut secrets = Secrets::of(desk, &agent).await?;
+            secrets.renew(desk).await?;
             run_program(desk, &agent, &mut secrets, asked).await
         };
         let limit = config::EXEC_LIMIT + config::COMPUTE_RUN_GRACE;
