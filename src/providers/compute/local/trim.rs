@@ -190,3 +190,70 @@ fn remove(met: &Met<'_>, chosen: &HashSet<u64>) {
         let _ = unlinkat(met.folder, met.name, flags);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use rustix::fs::{CWD, statx};
+
+    use super::*;
+    use crate::random;
+
+    const MIB: usize = 1 << 20;
+
+    fn changed_at(path: &Path) -> Moment {
+        statx(CWD, path, AtFlags::empty(), StatxFlags::CTIME).unwrap().stx_ctime.into()
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let name = |entry: io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(name).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_was_made_goes_the_largest_first_and_what_was_there_is_touched_last() {
+        let scratch = std::env::temp_dir().join(format!("theazo-trim-{}", hex::encode(random::bytes::<8>())));
+        let folders = ["workspace", "tmp"].map(|name| scratch.join(name));
+        folders.iter().for_each(|folder| std::fs::create_dir_all(folder).unwrap());
+        let [workspace, temporary] = &folders;
+        let (old, marker) = (workspace.join("old"), scratch.join("marker"));
+        std::fs::write(&old, vec![0; 12 * MIB]).unwrap();
+        // Until the file system's clock has gone on.
+        let since = loop {
+            std::fs::write(&marker, "").unwrap();
+            let now = changed_at(&marker);
+            if now > changed_at(&old) {
+                break now;
+            }
+        };
+        // The old file is changed too, and larger than what is new.
+        std::fs::write(&old, [vec![0; 12 * MIB], b"more\n".to_vec()].concat()).unwrap();
+        std::fs::write(workspace.join("small"), vec![0; MIB]).unwrap();
+        for folder in &folders {
+            std::fs::write(folder.join("new"), vec![0; 7 * MIB]).unwrap();
+        }
+        let limits = Limits {
+            memory_bytes: 0,
+            processes: 0,
+            disk_bytes: 16 << 20,
+            files: 100,
+            open_files: 0,
+            processor_time: Duration::ZERO,
+        };
+        let tops = folders.each_ref().map(|folder| tree::open_dir(folder).unwrap());
+        let room = Room::new(&limits, Size::default());
+        let trimmed = trim(&tops, since, room, &limits).unwrap().unwrap();
+        assert_eq!((trimmed.limit.as_str(), trimmed.files), ("16 MiB of disk", 2));
+        assert_eq!(
+            (names(workspace), names(temporary)),
+            (vec!["old".to_owned(), "small".to_owned()], vec![])
+        );
+        assert!(std::fs::read(&old).unwrap().ends_with(b"more\n"));
+        assert_eq!(trim(&tops, since, room, &limits).unwrap(), None, "the rest fits");
+        std::fs::remove_dir_all(&scratch).unwrap();
+    }
+}
