@@ -11,18 +11,50 @@ use crate::table::{Column, Table, Value};
 pub enum Change {
     /// It has exactly these values, in the order of the table's columns, whatever it had before.
     Put(Vec<Value>),
-    /// Some of its columns, by their index in the table, have new values. The row must be there.
-    Set(Vec<(usize, Value)>),
-    /// To some of its columns, by their index in the table, a number is added. The row must be there.
-    Add(Vec<(usize, Value)>),
+    /// Some of its columns, by their index in the table and in the order of that, change. The row must be there.
+    Update(Vec<(usize, Step)>),
     /// It is gone.
     Delete,
 }
 
+/// What is to happen to one column of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It has this value.
+    Set(Value),
+    /// This number is added to it.
+    Add(Value),
+}
+
+impl Step {
+    /// Whether something is added to what is there.
+    #[must_use]
+    pub const fn adds(&self) -> bool {
+        matches!(self, Self::Add(_))
+    }
+
+    /// The value that is set or added.
+    #[must_use]
+    pub fn into_value(self) -> Value {
+        match self {
+            Self::Set(value) | Self::Add(value) => value,
+        }
+    }
+
+    /// What it comes to when another follows it.
+    fn then(&mut self, later: Self) {
+        match (&mut *self, later) {
+            (_, later @ Self::Set(_)) => *self = later,
+            (Self::Set(value) | Self::Add(value), Self::Add(more)) => *value = sum(value, &more),
+        }
+    }
+}
+
 /// The changes of a batch, a row each, in the order in which the rows were first touched.
 ///
-/// Several changes of one row are merged into one while the fold runs. What cannot be merged (a `Set` and an `Add`
-/// of one row) is kept as two stages, which the runner writes one after the other.
+/// Several changes of one row are merged into one while the fold runs, so that one statement writes all rows of a batch
+/// that change alike. What cannot be merged (an update of a row that is gone) is kept as two stages, which the runner
+/// writes one after the other.
 #[derive(Debug, Default)]
 pub struct Changes {
     stages: Vec<Stage>,
@@ -69,7 +101,7 @@ impl Changes {
         key: Vec<Value>,
         values: impl IntoIterator<Item = (&'static str, Value)>,
     ) {
-        self.change(table, key, Change::Set(indexed(table, values)));
+        self.change(table, key, Change::Update(steps(table, values, Step::Set)));
     }
 
     /// To these columns of the row these numbers are added.
@@ -82,7 +114,7 @@ impl Changes {
         key: Vec<Value>,
         values: impl IntoIterator<Item = (&'static str, Value)>,
     ) {
-        self.change(table, key, Change::Add(indexed(table, values)));
+        self.change(table, key, Change::Update(steps(table, values, Step::Add)));
     }
 
     /// The row is gone.
@@ -142,54 +174,45 @@ impl Changes {
 }
 
 /// Finds the columns by name and checks that they can hold the values.
-fn indexed(
+fn steps(
     table: &'static Table,
     values: impl IntoIterator<Item = (&'static str, Value)>,
-) -> Vec<(usize, Value)> {
-    let mut indexed: Vec<(usize, Value)> = values
+    step: fn(Value) -> Step,
+) -> Vec<(usize, Step)> {
+    let mut steps: Vec<(usize, Step)> = values
         .into_iter()
         .map(|(name, value)| {
             let index = table.columns.iter().position(|column: &Column| column.name == name);
             let index = index.unwrap_or_else(|| panic!("{} has no column {name}", table.name));
             assert!(value.is(table.columns[index].kind), "{}.{name} cannot hold {value:?}", table.name);
-            (index, value)
+            (index, step(value))
         })
         .collect();
-    indexed.sort_by_key(|(index, _)| *index);
-    indexed
+    steps.sort_by_key(|(index, _)| *index);
+    steps
 }
 
 /// Makes `earlier` say what both say, or gives `later` back where no one change can.
 fn merge(earlier: &mut Change, later: Change) -> Option<Change> {
     match (&mut *earlier, later) {
         (_, later @ (Change::Put(_) | Change::Delete)) => *earlier = later,
-        (Change::Put(values), Change::Set(columns)) => {
-            for (index, value) in columns {
-                values[index] = value;
+        (Change::Put(values), Change::Update(steps)) => {
+            for (index, step) in steps {
+                values[index] = match step {
+                    Step::Set(value) => value,
+                    Step::Add(value) => sum(&values[index], &value),
+                };
             }
         }
-        (Change::Put(values), Change::Add(columns)) => {
-            for (index, value) in columns {
-                values[index] = sum(&values[index], &value);
-            }
-        }
-        (Change::Set(earlier), Change::Set(columns)) => {
-            for (index, value) in columns {
+        (Change::Update(earlier), Change::Update(steps)) => {
+            for (index, step) in steps {
                 match earlier.binary_search_by_key(&index, |(index, _)| *index) {
-                    Ok(at) => earlier[at].1 = value,
-                    Err(at) => earlier.insert(at, (index, value)),
+                    Ok(at) => earlier[at].1.then(step),
+                    Err(at) => earlier.insert(at, (index, step)),
                 }
             }
         }
-        (Change::Add(earlier), Change::Add(columns)) => {
-            for (index, value) in columns {
-                match earlier.binary_search_by_key(&index, |(index, _)| *index) {
-                    Ok(at) => earlier[at].1 = sum(&earlier[at].1, &value),
-                    Err(at) => earlier.insert(at, (index, value)),
-                }
-            }
-        }
-        (Change::Set(_) | Change::Add(_) | Change::Delete, later) => return Some(later),
+        (Change::Delete, later) => return Some(later),
     }
     None
 }

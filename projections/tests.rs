@@ -54,10 +54,10 @@ fn a_change_of_limits_and_one_of_status_are_one_update() {
     let limits_changed = LimitsChanged { session_id: session(1), user_id: user(), limits };
     let events = [Event::SessionPaused(changed(1)), Event::SessionLimitsChanged(limits_changed)];
     let stages = fold("sessions", &events);
-    let change::Change::Set(values) = &stages[0][0].change else { panic!("a set") };
+    let change::Change::Update(values) = &stages[0][0].change else { panic!("an update") };
     let indexes: Vec<usize> = values.iter().map(|(index, _)| *index).collect();
     assert_eq!((stages.len(), stages[0].len(), indexes), (1, 1, vec![1, 2, 6, 7]));
-    assert_eq!(values[1].1, Value::Json("{\"maxAgents\":2}".into()));
+    assert_eq!(values[1].1, change::Step::Set(Value::Json("{\"maxAgents\":2}".into())));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_definition_is_one_row_that_names_its_latest_version() {
         [Value::Integer(2), Value::Text("archived".into()), Value::Integer(1), moment(1), moment(3)];
     assert_eq!(values, &expected);
     let stages = fold("definitions", &definition_events()[1..]);
-    let change::Change::Set(values) = &stages[0][0].change else { panic!("a set") };
+    let change::Change::Update(values) = &stages[0][0].change else { panic!("an update") };
     assert_eq!(values.len(), 3);
 }
 
@@ -136,8 +136,6 @@ fn changes_that_cannot_be_merged_stay_in_their_order() {
     let key = || vec![Value::Text("a".into())];
     let mut changes = Changes::default();
     changes.add(&TABLE, key(), [("count", Value::Integer(1))]);
-    changes.add(&TABLE, key(), [("count", Value::Integer(2))]);
-    changes.set(&TABLE, key(), [("note", Value::Text("x".into()))]);
     changes.delete(&TABLE, key());
     changes.add(&TABLE, key(), [("count", Value::Integer(5))]);
     let stages: Vec<Vec<change::Change>> = changes
@@ -145,8 +143,43 @@ fn changes_that_cannot_be_merged_stay_in_their_order() {
         .into_iter()
         .map(|rows| rows.into_iter().map(|row| row.change).collect())
         .collect();
-    let add = |count| change::Change::Add(vec![(0, Value::Integer(count))]);
-    assert_eq!(stages, [vec![add(3)], vec![change::Change::Delete], vec![add(5)]]);
+    let add = |count| change::Change::Update(vec![(0, change::Step::Add(Value::Integer(count)))]);
+    assert_eq!(stages, [vec![change::Change::Delete], vec![add(5)]]);
+}
+
+#[test]
+fn what_is_added_and_what_is_set_in_one_batch_are_one_update_of_the_row() {
+    static TABLE: Table = Table {
+        name: "counts",
+        key: &[Column::text("name")],
+        columns: &[Column::integer("count"), Column::integer("level"), Column::text("note")],
+    };
+    let key = || vec![Value::Text("a".into())];
+    let mut changes = Changes::default();
+    changes.add(&TABLE, key(), [("count", Value::Integer(1))]);
+    changes.set(&TABLE, key(), [("note", Value::Text("x".into())), ("level", Value::Integer(7))]);
+    changes.add(&TABLE, key(), [("count", Value::Integer(2)), ("level", Value::Integer(1))]);
+    let stages = changes.into_stages();
+    let [stage] = &stages[..] else { panic!("one stage") };
+    let [row] = &stage[..] else { panic!("one row") };
+    let steps = vec![
+        (0, change::Step::Add(Value::Integer(3))),
+        (1, change::Step::Set(Value::Integer(8))),
+        (2, change::Step::Set(Value::Text("x".into()))),
+    ];
+    assert_eq!(row.change, change::Change::Update(steps));
+}
+
+#[test]
+fn what_is_set_after_it_was_added_to_has_the_value_that_was_set() {
+    static TABLE: Table =
+        Table { name: "counts", key: &[Column::text("name")], columns: &[Column::integer("count")] };
+    let key = || vec![Value::Text("a".into())];
+    let mut changes = Changes::default();
+    changes.add(&TABLE, key(), [("count", Value::Integer(1))]);
+    changes.set(&TABLE, key(), [("count", Value::Integer(9))]);
+    let stages = changes.into_stages();
+    assert_eq!(stages[0][0].change, change::Change::Update(vec![(0, change::Step::Set(Value::Integer(9)))]));
 }
 
 #[test]
@@ -178,7 +211,8 @@ fn a_default_that_is_removed_leaves_one_row_that_is_the_default() {
     ];
     let stages = fold("providers", &gone);
     assert_eq!(stages[0][0].change, change::Change::Delete);
-    assert_eq!(stages[0][1].change, change::Change::Set(vec![(1, Value::Integer(1))]));
+    let set = change::Change::Update(vec![(1, change::Step::Set(Value::Integer(1)))]);
+    assert_eq!(stages[0][1].change, set);
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V11__usage", include_str!("../../migrations/0011_usage.sql")),
         ("V12__append", include_str!("../../migrations/0012_append.sql")),
         ("V13__hold_work", include_str!("../../migrations/0013_hold_work.sql")),
+        ("V14__quick_reads", include_str!("../../migrations/0014_quick_reads.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

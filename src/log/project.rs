@@ -66,8 +66,8 @@ pub(crate) struct Write {
 #[derive(PartialEq, Eq, Hash, Clone)]
 enum Shape {
     Put,
-    Set(Vec<usize>),
-    Add(Vec<usize>),
+    /// The columns that change, by their index, and whether something is added to each.
+    Update(Vec<(usize, bool)>),
     Delete,
 }
 
@@ -100,11 +100,11 @@ pub(crate) fn writes(changes: Changes, builds: &[Build]) -> Vec<Write> {
 }
 
 fn shape(change: &Change) -> Shape {
-    let indexes = |values: &[(usize, Value)]| values.iter().map(|(index, _)| *index).collect();
     match change {
         Change::Put(_) => Shape::Put,
-        Change::Set(values) => Shape::Set(indexes(values)),
-        Change::Add(values) => Shape::Add(indexes(values)),
+        Change::Update(steps) => {
+            Shape::Update(steps.iter().map(|(index, step)| (*index, step.adds())).collect())
+        }
         Change::Delete => Shape::Delete,
     }
 }
@@ -113,9 +113,7 @@ fn shape(change: &Change) -> Shape {
 fn taken(table: &'static Table, shape: &Shape) -> Vec<&'static Column> {
     match shape {
         Shape::Put => table.columns.iter().collect(),
-        Shape::Set(indexes) | Shape::Add(indexes) => {
-            indexes.iter().map(|index| &table.columns[*index]).collect()
-        }
+        Shape::Update(steps) => steps.iter().map(|(index, _)| &table.columns[*index]).collect(),
         Shape::Delete => vec![],
     }
 }
@@ -135,22 +133,17 @@ fn statement(table: &'static Table, shape: &Shape) -> String {
     let keys: Vec<&str> = table.key.iter().map(|column| column.name).collect();
     let this_row: Vec<String> = keys.iter().map(|key| format!("t.{key} = u.{key}")).collect();
     let this_row = format!("t.tenant_id = $1 and t.build = $2 and {}", this_row.join(" and "));
-    let assign = |value: &dyn Fn(&Column) -> String| -> String {
-        taken
-            .iter()
-            .map(|column| format!("{} = {}", column.name, value(column)))
-            .collect::<Vec<_>>()
-            .join(", ")
+    let set = |column: &Column| format!("{0} = excluded.{0}", column.name);
+    let add = |column: &Column| format!("{0} = t.{0} + excluded.{0}", column.name);
+    let assignments: Vec<String> = match shape {
+        Shape::Put => taken.iter().map(|column| set(column)).collect(),
+        Shape::Update(steps) => {
+            let assign = |(column, adds): (&&Column, bool)| if adds { add(column) } else { set(column) };
+            taken.iter().zip(steps.iter().map(|(_, adds)| *adds)).map(assign).collect()
+        }
+        Shape::Delete => return format!("delete from {name} t using {rows} where {this_row}"),
     };
-    match shape {
-        Shape::Put | Shape::Set(_) => {
-            upsert(table, &taken, &rows, &assign(&|column| format!("excluded.{}", column.name)))
-        }
-        Shape::Add(_) => {
-            upsert(table, &taken, &rows, &assign(&|column| format!("t.{0} + excluded.{0}", column.name)))
-        }
-        Shape::Delete => format!("delete from {name} t using {rows} where {this_row}"),
-    }
+    upsert(table, &taken, &rows, &assignments.join(", "))
 }
 
 /// Finds each row by the primary key and changes it in place. An update with a join would leave it to the planner how
@@ -225,7 +218,7 @@ fn columns(table: &'static Table, shape: &Shape, rows: Vec<Row>) -> Vec<Array> {
     for row in rows {
         let values: Vec<Value> = match row.change {
             Change::Put(values) => values,
-            Change::Set(values) | Change::Add(values) => values.into_iter().map(|(_, value)| value).collect(),
+            Change::Update(steps) => steps.into_iter().map(|(_, step)| step.into_value()).collect(),
             Change::Delete => vec![],
         };
         for (column, value) in columns.iter_mut().zip(row.key.into_iter().chain(values)) {
@@ -306,7 +299,7 @@ mod tests {
             )
         );
         assert_eq!(
-            statement(&TABLE, &Shape::Set(vec![1])),
+            statement(&TABLE, &Shape::Update(vec![(1, false)])),
             format!(
                 "insert into tallies as t (tenant_id, build, name, note, count) \
                  select $1, $2, u.name, u.note::json, 0 from unnest($3::text[], $4::text[]) as u(name, note) \
@@ -314,11 +307,20 @@ mod tests {
             )
         );
         assert_eq!(
-            statement(&TABLE, &Shape::Add(vec![0])),
+            statement(&TABLE, &Shape::Update(vec![(0, true)])),
             format!(
                 "insert into tallies as t (tenant_id, build, name, count, note) \
                  select $1, $2, u.name, u.count, 'null'::json \
                  from unnest($3::text[], $4::bigint[]) as u(name, count) {conflict} count = t.count + excluded.count"
+            )
+        );
+        assert_eq!(
+            statement(&TABLE, &Shape::Update(vec![(0, true), (1, false)])),
+            format!(
+                "insert into tallies as t (tenant_id, build, name, count, note) \
+                 select $1, $2, u.name, u.count, u.note::json \
+                 from unnest($3::text[], $4::bigint[], $5::text[]) as u(name, count, note) \
+                 {conflict} count = t.count + excluded.count, note = excluded.note"
             )
         );
         assert_eq!(

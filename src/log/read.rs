@@ -120,9 +120,10 @@ pub async fn at(scope: Scope<'_>, position: i64) -> Result<Option<Stored>, Error
 /// # Errors
 /// [`Error`] when the database is away.
 pub async fn contents(scope: Scope<'_>, position: i64) -> Result<Vec<(String, String)>, Error> {
-    let sql = "select content_id, body from content where tenant_id = $1 and content_id = any(
-                 select (regexp_matches(data::text, 'cnt_[0-9A-HJKMNP-TV-Z]{26}', 'g'))[1] from events
-                 where tenant_id = $1 and position = $2)";
+    let sql = "select c.content_id, c.body from (
+        select distinct (regexp_matches(data::text, 'cnt_[0-9A-HJKMNP-TV-Z]{26}', 'g'))[1] as content_id from events
+        where tenant_id = $1 and position = $2) named cross join lateral (
+        select * from content where tenant_id = $1 and content_id = named.content_id offset 0) c";
     let rows = scope.query(sql, &[&position]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

@@ -43,8 +43,10 @@ const SELECT: &str = "select d.definition_id, v.version, v.name, v.config::text,
     from definitions d
     join definition_versions v on v.tenant_id = d.tenant_id and v.build = live_build($1, 'definition_versions')
       and v.definition_id = d.definition_id
-    left join content i on i.tenant_id = v.tenant_id and i.content_id = v.instructions_content_id
-    left join content m on m.tenant_id = v.tenant_id and m.content_id = v.metadata_content_id
+    left join lateral (
+      select body from content where tenant_id = $1 and content_id = v.instructions_content_id offset 0) i on true
+    left join lateral (
+      select body from content where tenant_id = $1 and content_id = v.metadata_content_id offset 0) m on true
     where d.tenant_id = $1 and d.build = live_build($1, 'definitions')";
 
 /// A definition as its latest version says; `None` where this tenant has none of this id.

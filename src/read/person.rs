@@ -9,7 +9,8 @@ use crate::database::{Error, Scope};
 /// # Errors
 /// [`Error`] when the database is away.
 pub async fn external_ids(scope: Scope<'_>, users: &[String]) -> Result<HashMap<String, String>, Error> {
-    let sql = "select user_id, external_id from end_users where tenant_id = $1 and user_id = any($2)";
+    let sql = "select u.user_id, u.external_id from unnest($2::text[]) as asked(user_id) cross join lateral (
+        select * from end_users where tenant_id = $1 and user_id = asked.user_id offset 0) u";
     let rows = scope.query(sql, &[&users]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

@@ -115,7 +115,9 @@ pub async fn visible_one(
 /// [`Error`] when the database is away.
 pub async fn taken_by_others(scope: Scope<'_>, confided: Confided, name: &Name) -> Result<u64, Error> {
     let sql = "select s.name, octet_length(v.ciphertext)::bigint from secrets s
-        join sealed_values v on v.tenant_id = s.tenant_id and v.place = 'secret/' || s.scope || '/' || s.name
+        cross join lateral (
+          select ciphertext from sealed_values
+          where tenant_id = $1 and place = 'secret/' || s.scope || '/' || s.name offset 0) v
         where s.tenant_id = $1 and s.build = live_build($1, 'secrets') and s.scope = $2 and s.name <> $3";
     let rows = scope.query(sql, &[&confided.to_string(), &name.as_str()]).await?;
     let by = |row: &Row| {
@@ -155,8 +157,9 @@ async fn opened(
     let sql = format!(
         "select distinct on (s.name) s.name, s.scope, s.version, v.master_key_id, v.data_key, v.nonce, v.ciphertext
          from secrets s
-         left join sealed_values v
-           on v.tenant_id = s.tenant_id and v.place = 'secret/' || s.scope || '/' || s.name
+         left join lateral (
+           select * from sealed_values
+           where tenant_id = $1 and place = 'secret/' || s.scope || '/' || s.name offset 0) v on true
          where s.tenant_id = $1 and s.build = live_build($1, 'secrets') and s.scope in ('org', $2) {narrowed}
          order by s.name, s.scope = 'org'"
     );

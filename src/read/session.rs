@@ -73,8 +73,10 @@ pub struct Usage {
 const SELECT: &str = "select s.session_id, u.external_id, s.status, s.limits::text, c.body, s.position,
         s.created_at, s.updated_at
     from sessions s
-    left join end_users u on u.tenant_id = s.tenant_id and u.user_id = s.user_id
-    left join content c on c.tenant_id = s.tenant_id and c.content_id = s.metadata_content_id
+    left join lateral (
+      select external_id from end_users where tenant_id = $1 and user_id = s.user_id offset 0) u on true
+    left join lateral (
+      select body from content where tenant_id = $1 and content_id = s.metadata_content_id offset 0) c on true
     where s.tenant_id = $1 and s.build = live_build($1, 'sessions')";
 
 /// A session; `None` where this tenant has none of this id.

@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 
 use super::{IS_ENTRY, Period, Pieces, Pin, SOURCES};
 use crate::database::{Error, Scope};
+use crate::read::person;
 
 /// What a period is broken down by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,10 +150,6 @@ pub async fn external_ids<'a>(
     scope: Scope<'_>,
     shares: impl Iterator<Item = &'a Share<'a>>,
 ) -> Result<HashMap<String, String>, Error> {
-    let users: BTreeSet<&str> = shares.map(|share| share.user_id).collect();
-    let users = Vec::from_iter(users);
-    let sql = "select u.user_id, u.external_id from unnest($2::text[]) as asked(user_id) cross join lateral (
-        select * from end_users u where u.tenant_id = $1 and u.user_id = asked.user_id offset 0) u";
-    let rows = scope.query_by_index(sql, &[&users]).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    let users: BTreeSet<String> = shares.map(|share| share.user_id.to_owned()).collect();
+    person::external_ids(scope, &Vec::from_iter(users)).await
 }

@@ -471,3 +471,30 @@ async fn what_is_wrong_with_a_new_agent_is_told_in_words_that_help() {
     let null = json!({ "definitionVersion": 1, "definitionId": null });
     assert_eq!(told(null).await, "definitionVersion needs definitionId, whose version it is");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_agent_is_told_is_found_without_reading_what_others_are() {
+    let site = Site::working(None).await;
+    let api = site.organization(Mode::Test, 100_000).await.api(Role::Developer).await;
+    let id = agent(&api, &json!({ "instructions": "Be brief." })).await;
+    let superuser = site.database.connect().await;
+    // Content of others, of which the database knows: it could leave its indexes alone if it chose to.
+    let others = "insert into content select tenant_id, 'cnt_' || number, 1, null, '', 'be long'
+        from heads cross join generate_series(1, 1000) number; analyze";
+    superuser.batch_execute(others).await.unwrap();
+    let read = async || {
+        let sql = "select (select seq_scan + coalesce(idx_scan, 0) from pg_stat_user_tables where relname = 'agents'),
+            (select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = 'content')";
+        let row = superuser.query_one(sql, &[]).await.unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    let (agents_before, contents_before) = read().await;
+    // Connections tell what they have read when they have been idle or once a second, so it is asked until they have.
+    let (agents, contents) = wait::until_async("the readings to be told", async || {
+        assert_eq!(api.get(&format!("/v1/agents/{id}")).await.expect(200)["instructions"], "Be brief.");
+        let (agents, contents) = read().await;
+        (agents >= agents_before + 20).then_some((agents - agents_before, contents - contents_before))
+    })
+    .await;
+    assert!(contents <= 10 * agents, "{contents} rows of content were read for {agents} looks at agents");
+}
