@@ -1,9 +1,13 @@
 //! The states of the aggregates that an appender has in memory, kept coherent by folding every event of the log.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use lru::LruCache;
 use theazo_domain::id::UserId;
 use theazo_domain::{AggregateState, Event, Subject};
 
+use super::Recorded;
 use super::append::{LoadedEvent, Snapshot};
 use super::codec::{Codec, Unreadable};
 use crate::config;
@@ -74,13 +78,15 @@ impl Cache {
         &cached.state
     }
 
-    /// Takes in aggregates that were read from the database.
+    /// Takes in aggregates that were read from the database, as they are behind the events that were decided but are not
+    /// written yet. What was in memory of one of them is replaced: the same events may not be folded into it twice.
     pub(super) fn load(
         &mut self,
         codec: Codec,
-        snapshots: Vec<Snapshot>,
-        events: &[LoadedEvent],
+        (snapshots, events): (Vec<Snapshot>, &[LoadedEvent]),
+        ahead: &[Arc<Recorded>],
     ) -> Result<(), Unreadable> {
+        let mut loaded = HashSet::new();
         for snapshot in snapshots {
             // A state that cannot be read would mean that its format number was not raised; folding on from it
             // would be silently wrong, so that is told like a broken event.
@@ -89,20 +95,37 @@ impl Cache {
             let Ok(subject) = snapshot.subject.parse() else { continue };
             let snapshot_bytes = snapshot.state.len();
             self.aggregates.put(subject, Cached { state, events_since: 0, bytes_since: 0, snapshot_bytes });
+            loaded.insert(subject);
         }
-        for loaded in events {
-            let event = codec.read(&loaded.kind, loaded.version, &loaded.data)?;
-            let Ok(subject) = loaded.subject.parse() else { continue };
+        for found in events {
+            let event = codec.read(&found.kind, found.version, &found.data)?;
+            let Ok(subject) = found.subject.parse() else { continue };
+            if loaded.insert(subject) {
+                self.forget(subject);
+            }
             self.state(subject);
-            self.evolve_one(subject, &event, loaded.data.len());
+            self.evolve_one(subject, &event, found.data.len());
         }
+        self.evolve_only(&loaded, ahead);
         Ok(())
     }
 
-    /// Takes note that these were looked for: one of which nothing was found is empty.
-    pub(super) fn know(&mut self, subjects: impl Iterator<Item = Subject>) {
-        for subject in subjects {
-            self.state(subject);
+    /// Takes note that these were looked for: one of which nothing was found is as the events that were decided but are not
+    /// written yet have made it.
+    pub(super) fn know(&mut self, subjects: impl Iterator<Item = Subject>, ahead: &[Arc<Recorded>]) {
+        let unknown: HashSet<Subject> = subjects.filter(|subject| !self.knows(*subject)).collect();
+        for subject in &unknown {
+            self.state(*subject);
+        }
+        self.evolve_only(&unknown, ahead);
+    }
+
+    fn evolve_only(&mut self, subjects: &HashSet<Subject>, events: &[Arc<Recorded>]) {
+        for recorded in events {
+            for subject in recorded.event.subjects().into_iter().filter(|subject| subjects.contains(subject))
+            {
+                self.evolve_one(subject, &recorded.event, recorded.stored.data.len());
+            }
         }
     }
 
@@ -131,5 +154,107 @@ impl Cache {
         let state = serde_json::to_string(&cached.state).expect("a state is plain data");
         (cached.events_since, cached.bytes_since, cached.snapshot_bytes) = (0, 0, state.len());
         Some(Snapshot { subject: subject.to_string(), position, state })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rust_decimal::Decimal;
+    use theazo_domain::agent::ComputeStopped;
+    use theazo_domain::charge::{Booking, Place};
+    use theazo_domain::id::{EventId, SessionId};
+    use theazo_domain::session::{Changed, Created, Limits};
+    use theazo_domain::time::Timestamp;
+
+    use super::super::Stored;
+    use super::*;
+
+    const ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+    fn session() -> SessionId {
+        format!("ses_{ID}").parse().unwrap()
+    }
+
+    fn user() -> UserId {
+        format!("usr_{ID}").parse().unwrap()
+    }
+
+    fn created() -> Event {
+        let (session_id, user_id) = (session(), user());
+        Event::SessionCreated(Created { session_id, user_id, limits: Limits::default(), metadata: None })
+    }
+
+    fn paused() -> Event {
+        Event::SessionPaused(Changed { session_id: session(), user_id: user() })
+    }
+
+    /// Releases a cent of what is held, however often it is folded.
+    fn released() -> Event {
+        let place = Place {
+            agent_id: format!("agt_{ID}").parse().unwrap(),
+            session_id: session(),
+            user_id: user(),
+            organization_id: format!("org_{ID}").parse().unwrap(),
+        };
+        let (at, booking) = (Timestamp::from_millis(1), Booking::releasing(Decimal::new(1, 2)));
+        Event::ComputeStopped(ComputeStopped { place, from: at, to: at, unwatched_ms: 0, booking })
+    }
+
+    fn loaded(event: Event) -> LoadedEvent {
+        let written = event.write();
+        let version = Event::newest_version(&written.kind).unwrap();
+        LoadedEvent { subject: session().to_string(), kind: written.kind, version, data: written.data }
+    }
+
+    fn decided(event: Event) -> Arc<Recorded> {
+        let written = event.clone().write();
+        let stored = Stored {
+            position: 9,
+            event_id: format!("evt_{ID}").parse::<EventId>().unwrap(),
+            kind: written.kind,
+            version: 1,
+            subjects: vec![],
+            data: written.data,
+            metadata: String::new(),
+            at: Timestamp::from_millis(1),
+            leaf_hash: [0; 32],
+        };
+        Arc::new(Recorded { stored: Arc::new(stored), event })
+    }
+
+    fn after(events: &[Event]) -> String {
+        let mut state = AggregateState::empty(Subject::Session(session()));
+        events.iter().for_each(|event| state.evolve(event));
+        serde_json::to_string(&state).unwrap()
+    }
+
+    fn in_memory(cache: &mut Cache) -> String {
+        serde_json::to_string(cache.state(Subject::Session(session()))).unwrap()
+    }
+
+    #[test]
+    fn what_is_read_while_events_about_it_wait_to_be_written_has_them_too() {
+        let mut cache = Cache::new();
+        let ahead = [decided(paused()), decided(released())];
+        cache.load(Codec::default(), (vec![], &[loaded(created())]), &ahead).unwrap();
+        assert_eq!(in_memory(&mut cache), after(&[created(), paused(), released()]));
+    }
+
+    #[test]
+    fn what_is_read_although_it_is_in_memory_has_nothing_twice() {
+        let mut cache = Cache::new();
+        let events = [loaded(created()), loaded(released())];
+        cache.load(Codec::default(), (vec![], &events), &[]).unwrap();
+        let ahead = [decided(paused())];
+        cache.evolve(&ahead[0].event, 1);
+        cache.load(Codec::default(), (vec![], &events), &ahead).unwrap();
+        assert_eq!(in_memory(&mut cache), after(&[created(), released(), paused()]));
+    }
+
+    #[test]
+    fn what_is_not_in_the_database_yet_is_what_has_been_decided_of_it() {
+        let mut cache = Cache::new();
+        cache.know([Subject::Session(session())].into_iter(), &[decided(created())]);
+        assert_eq!(in_memory(&mut cache), after(&[created()]));
     }
 }

@@ -145,6 +145,11 @@ impl Deciding {
         self.kept.extend(kept);
     }
 
+    /// What has been decided to happen and is not written yet.
+    pub(super) fn events(&self) -> &[Arc<Recorded>] {
+        &self.writes.events
+    }
+
     /// How many commands have been decided.
     pub(super) const fn decided(&self) -> usize {
         self.decisions.len()

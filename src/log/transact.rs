@@ -63,14 +63,17 @@ impl Appender {
         for (external_id, user_id) in people {
             self.cache.meet(external_id, user_id);
         }
-        self.cache.load(self.parts.codec, snapshots, &events).map_err(|error| self.unreadable(&error))?;
         let mut deciding = self.deciding.take().unwrap_or_else(|| Deciding::new(head));
+        let loaded = self.cache.load(self.parts.codec, (snapshots, &events), deciding.events());
+        loaded.map_err(|error| self.unreadable(&error))?;
+        self.cache.know(wanted.subjects.iter().filter_map(|subject| subject.parse().ok()), deciding.events());
         let undecided = &batch[deciding.decided()..];
         let besides = decide::wanted_besides(&self.tenant, undecided, &mut self.cache);
         if !besides.is_empty() {
             let (snapshots, events) = append::load(client, self.tenant.id, &besides, SNAPSHOT_FORMAT).await?;
-            self.cache.load(self.parts.codec, snapshots, &events).map_err(|error| self.unreadable(&error))?;
-            self.cache.know(besides.iter().filter_map(|subject| subject.parse().ok()));
+            let loaded = self.cache.load(self.parts.codec, (snapshots, &events), deciding.events());
+            loaded.map_err(|error| self.unreadable(&error))?;
+            self.cache.know(besides.iter().filter_map(|subject| subject.parse().ok()), deciding.events());
         }
         deciding.know(kept);
         let mut plan = self.decide(deciding, undecided);
