@@ -139,7 +139,7 @@ impl AggregateState {
     ///
     /// Those before 7 are not trusted: states that were read from the database while events about them waited to be
     /// written lacked these, and such a state may have been written down.
-    pub const FORMAT: i32 = 7;
+    pub const FORMAT: i32 = 8;
 
     /// The state of an aggregate that nothing has happened to.
     #[must_use]

@@ -1,13 +1,12 @@
 //! What each session has used: the sums that its limits are held against.
 
-use rust_decimal::Decimal;
 use theazo_domain::Event;
 use theazo_domain::charge::Booking;
 
 use crate::table::text;
 use crate::{Changes, Column, Happened, Projection, Table, Value};
 
-/// A row a session, from its first moment on.
+/// A row a session, from the first agent on: one without a row has used nothing.
 pub(crate) struct SessionUsage;
 
 static TABLE: Table = Table {
@@ -31,17 +30,10 @@ impl Projection for SessionUsage {
     }
 
     fn version(&self) -> i32 {
-        1
+        2
     }
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {
-        if let Event::SessionCreated(created) = happened.event {
-            let money = || Value::Decimal(Decimal::ZERO);
-            let count = || Value::Integer(0);
-            let values = vec![money(), money(), money(), count(), count(), count(), count()];
-            changes.put(&TABLE, vec![text(created.session_id)], values);
-            return;
-        }
         let Some(place) = happened.event.place() else { return };
         let mut sums: Vec<(&'static str, Value)> = vec![];
         match happened.event {

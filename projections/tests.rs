@@ -61,13 +61,21 @@ fn a_change_of_limits_and_one_of_status_are_one_update() {
 }
 
 #[test]
-fn a_new_session_has_used_nothing() {
-    let stages = fold("session_usage", &[created(1), created(2), Event::SessionTerminated(changed(1))]);
-    assert_eq!(stages[0].len(), 2);
-    let change::Change::Put(values) = &stages[0][0].change else { panic!("a put") };
-    assert!(
-        values.iter().all(|value| matches!(value, Value::Integer(0)) || *value == Value::Decimal(0.into()))
-    );
+fn a_new_session_counts_in_the_totals_and_for_its_user_and_writes_no_sums_of_its_own() {
+    let events = [created(1), created(2), Event::SessionTerminated(changed(1))];
+    for name in ["session_usage", "ledger", "usage_by_agent"] {
+        assert!(fold(name, &events).is_empty(), "{name}");
+    }
+    let sessions = |name: &str, column: usize| -> Vec<Value> {
+        let rows = fold(name, &events).into_iter().flatten();
+        rows.map(|row| match row.change {
+            change::Change::Update(steps) => steps[column].1.clone().into_value(),
+            other => panic!("{other:?}"),
+        })
+        .collect()
+    };
+    assert_eq!(sessions("usage_totals", 14), vec![Value::Integer(2); 4]);
+    assert_eq!(sessions("usage_by_user", 2), vec![Value::Integer(2); 3]);
 }
 
 fn definition() -> DefinitionId {
@@ -246,7 +254,7 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "organization@1",
         "api_keys@1",
         "sessions@1",
-        "session_usage@1",
+        "session_usage@2",
         "definitions@1",
         "definition_versions@1",
         "secrets@1",
@@ -255,15 +263,15 @@ fn the_epoch_goes_up_with_every_change_of_the_set() {
         "execs@1",
         "work@3",
         "providers@1",
-        "ledger@1",
+        "ledger@2",
         "usage_totals@1",
         "usage_by_user@1",
-        "usage_by_agent@2",
+        "usage_by_agent@3",
         "budgets@1",
         "spending@1",
         "rate_cards@1",
         "unconfirmed_calls@1",
         "unrated_usage@1",
     ];
-    assert_eq!((EPOCH, set), (9, expected.map(str::to_owned).to_vec()));
+    assert_eq!((EPOCH, set), (10, expected.map(str::to_owned).to_vec()));
 }

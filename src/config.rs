@@ -152,9 +152,9 @@ pub const PAGE: i64 = 25;
 /// Rows of a page at most.
 pub const LARGEST_PAGE: i64 = 100;
 /// Users, sessions or agents of a page of costs where the caller names no number.
-pub const COST_PAGE: i64 = 50;
+pub const USERS_PAGE: i64 = 50;
 /// The same at most.
-pub const LARGEST_COST_PAGE: i64 = 1_000;
+pub const LARGEST_USERS_PAGE: i64 = 1_000;
 /// Days of a period whose costs are listed day by day: ten years.
 pub const DAYS_LISTED: usize = 3_653;
 /// Entries that an export reads at a time.
@@ -272,12 +272,21 @@ pub const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
 pub const VERIFY_BYTES: usize = 64 * 1024;
 /// How often the credentials of a compute provider are read until the version that the log names lies there.
 pub const SEALED_READS: usize = 16;
-/// Pieces of work that a server does at the same time.
+/// Pieces of work that a server does at the same time: runs, and what is done with sandboxes.
 pub const PIECES_OF_WORK: usize = 512;
+/// Pieces of work besides that keep count of money.
+pub const PIECES_OF_COUNTING: usize = 64;
 /// Pieces of work that a server takes at a time.
 pub const PIECES_AT_ONCE: usize = 64;
 /// How often a server looks for work that is due when nothing tells it to.
 pub const WORK_POLL: Duration = Duration::from_millis(500);
+/// The most tokens of a call, of each kind, that anyone is believed to have used.
+pub const MOST_TOKENS: u64 = 1_000_000_000_000;
+/// How long a run goes on telling the log what it cannot find out again, while the log takes nothing: what a model has
+/// answered and used, and what a tool has done. Within a minute of its work's death a call is settled in any case.
+pub const TOLD_AGAIN: Duration = Duration::from_secs(45);
+/// How long it rests between two attempts.
+pub const TOLD_AGAIN_REST: Duration = Duration::from_millis(250);
 /// How long work rests that could not be done, until it is tried again.
 pub const WORK_REST: Duration = Duration::from_secs(5);
 /// How long a server has a piece of work without saying that it is still at it; then another may take it.

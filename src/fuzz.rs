@@ -3,8 +3,10 @@
 //! `fuzz/` drives them by libFuzzer; the tests of this module drive them over the corpora that lie there, and over
 //! bytes made from those, with the stable compiler.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use theazo_domain::Event;
 use theazo_domain::id::Subject;
 use theazo_domain::organization::Mode;
@@ -66,11 +68,33 @@ pub fn cursor(bytes: &[u8]) {
     let escaped = percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
     let mut query = http::query(&format!("cursor={escaped}"));
     let listing = Listing::read(&key, TenantId(1), "/v1/sessions", &mut query);
-    if let Some(position) = listing.below {
+    let position = if let Some(position) = listing.below {
         let page = listing.page(vec![position; 100], |position| *position, |position| position);
         assert_eq!(page.next_cursor.as_deref(), Some(text));
+        position
     } else {
         assert!(text.is_empty() || query.finish().is_err());
+        i64::try_from(bytes.len()).unwrap_or(1)
+    };
+    // One that the server gave is taken where it was given, and by no other tenant, listing or filter.
+    let asked = |text: &str| {
+        let mut query = http::query(text);
+        let _ = query.text("userId");
+        query
+    };
+    let mut given = asked("userId=a");
+    let listing = Listing::read(&key, TenantId(1), "/v1/sessions", &mut given);
+    let page = listing.page(vec![position; 100], |position| *position, |position| position);
+    let cursor = page.next_cursor.expect("there is more");
+    for (tenant, path, user, taken) in [
+        (1, "/v1/sessions", "a", true),
+        (2, "/v1/sessions", "a", false),
+        (1, "/v1/events", "a", false),
+        (1, "/v1/sessions", "b", false),
+    ] {
+        let mut query = asked(&format!("cursor={cursor}&userId={user}"));
+        let below = Listing::read(&key, TenantId(tenant), path, &mut query).below;
+        assert_eq!(below, taken.then_some(position), "{tenant} {path} {user}");
     }
 }
 
@@ -113,7 +137,7 @@ pub fn frontier(bytes: &[u8]) {
 }
 
 /// A URL that the server is to call, or a range that an operator allows: where the host is an address, in whatever
-/// notation, none passes that the standard library knows to be somebody's own.
+/// notation, none passes that is not a public host's, nor one that holds such an address.
 pub fn guard(bytes: &[u8]) {
     let Some(text) = text(bytes) else { return };
     if let Ok(network) = text.parse::<Network>() {
@@ -129,18 +153,36 @@ pub fn guard(bytes: &[u8]) {
     );
     let address = match url.host() {
         Some(url::Host::Ipv4(address)) => IpAddr::from(address),
-        Some(url::Host::Ipv6(address)) => address.to_ipv4().map_or(IpAddr::from(address), IpAddr::from),
+        Some(url::Host::Ipv6(address)) => IpAddr::from(address),
         Some(url::Host::Domain(name)) => {
             assert!(name != "localhost" && !name.ends_with(".localhost"));
             return;
         }
         None => panic!("{url} has no host"),
     };
-    let own = match address {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local() || v4.is_broadcast() || v4.is_documentation(),
-        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+    let special = match address {
+        IpAddr::V4(v4) => is_special_v4(v4),
+        // Outside of 2000::/3 are all mapped and compatible addresses and those of NAT64; within, 6to4 holds one.
+        IpAddr::V6(v6) => v6.segments()[0] >> 13 != 1 || v6.segments()[0] == 0x2002,
     };
-    assert!(!own && !address.is_loopback() && !address.is_unspecified() && !address.is_multicast(), "{url}");
+    assert!(!special && !address.is_multicast(), "{url}");
+}
+
+/// Whether an address is not a public host's, by the standard library and, where that does not say, by its bytes.
+fn is_special_v4(address: Ipv4Addr) -> bool {
+    let known = address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_broadcast()
+        || address.is_documentation()
+        || address.is_unspecified();
+    known
+        || match address.octets() {
+            [0 | 240..=255, ..] | [192, 0, 0, _] => true,
+            [100, second, ..] => second >> 6 == 1,
+            [198, second, ..] => second >> 1 == 9,
+            _ => false,
+        }
 }
 
 /// An id of anything: it has one spelling.
@@ -200,6 +242,13 @@ pub fn redactor(bytes: &[u8]) {
     // A secret that the mask is part of, or that begins as it ends, can stand there again by chance.
     if secret.len() >= redact::SHORTEST && !secret.contains('*') {
         assert!(!masked.contains(secret), "{masked}");
+        let percent = percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC);
+        let [lower, upper] = [hex::encode(secret), hex::encode_upper(secret)];
+        for encoded in [lower, upper, STANDARD.encode(secret), percent.to_string()] {
+            let text = format!("{shown} {encoded}");
+            let masked = redactor.text(&text);
+            assert!(!masked.contains(&encoded), "{masked}");
+        }
     }
     // The text was cut behind its end.
     let _ = redactor.cut_text(shown);

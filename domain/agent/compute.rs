@@ -136,6 +136,12 @@ impl Life {
         (*rate != self.compute).then(|| rate.clone())
     }
 
+    /// Whether it uses compute for which nothing is held: it was to pause when the last piece ended, and none fitted.
+    #[must_use]
+    pub fn has_nothing_ahead(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.slice_ms == 0)
+    }
+
     /// The piece that was used is charged, and the next one held, at this rate.
     #[must_use]
     pub fn tick_compute(

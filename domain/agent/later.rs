@@ -9,10 +9,17 @@ use crate::id::{CallId, TaskId};
 use crate::time::Timestamp;
 use crate::{Event, Facts, Refusal};
 
-/// Hours of unrated usage that one event rates at most.
+/// Seconds of unrated usage that one event rates at most.
 pub const RATED_AT_ONCE: usize = 100;
 
-const HOUR_MS: i64 = 3_600_000;
+/// Usage within it is rated together: periods begin and end with whole seconds, so that none parts what is rated at once.
+const TOGETHER_MS: i64 = 1_000;
+/// What older events have rated together.
+const FORMERLY_TOGETHER_MS: i64 = 3_600_000;
+
+fn within(span_ms: i64, one: Timestamp, other: Timestamp) -> bool {
+    one.millis().div_euclid(span_ms) == other.millis().div_euclid(span_ms)
+}
 
 /// It became known what a call used whose usage was unconfirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +48,7 @@ pub struct UsageRated {
     pub place: Place,
     /// The model's id at its vendor's.
     pub model: String,
-    /// Hours of usage of this model that are still unrated.
+    /// Seconds of usage of this model that are still unrated.
     #[serde(default)]
     pub left: u32,
     /// Charges the usage.
@@ -58,7 +65,7 @@ pub(super) struct Unconfirmed {
     charges: Vec<Charge>,
 }
 
-/// Usage of a model in one hour that has no price.
+/// Usage of a model in one second that has no price.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Unrated {
     model: String,
@@ -97,7 +104,12 @@ impl Later {
             Event::UsageRated(rated) => {
                 for charge in &rated.booking.charges {
                     if let Line::Rating { used_at, .. } = charge.line {
-                        self.unrated.retain(|usage| usage.model != rated.model || usage.used_at != used_at);
+                        // The oldest is rated first, so what is older of the same hour has been rated too.
+                        self.unrated.retain(|usage| {
+                            usage.model != rated.model
+                                || usage.used_at > used_at
+                                || !within(FORMERLY_TOGETHER_MS, usage.used_at, used_at)
+                        });
                     }
                 }
             }
@@ -113,11 +125,10 @@ impl Later {
     fn note_unrated(&mut self, model: &str, charges: &[Charge]) {
         let mut unrated = charges.iter().filter(|charge| charge.is_unrated()).peekable();
         let Some(used_at) = unrated.peek().map(|charge| charge.at) else { return };
-        let hour = |at: Timestamp| at.millis().div_euclid(HOUR_MS);
         let known = self
             .unrated
             .iter()
-            .position(|usage| usage.model == model && hour(usage.used_at) == hour(used_at));
+            .rposition(|usage| usage.model == model && within(TOGETHER_MS, usage.used_at, used_at));
         let mut usage = known.map(|at| self.unrated.remove(at)).unwrap_or_else(|| Unrated {
             model: model.to_owned(),
             used_at,

@@ -164,7 +164,14 @@ impl Existing {
     }
 
     fn settle(&self, answer: &Answer, facts: &Facts) -> Result<Vec<Event>, Refusal> {
-        let call = self.call_that_is_open(answer.call_id)?;
+        let call = match (self.call_that_is_open(answer.call_id), answer.tokens) {
+            (Ok(call), _) => call,
+            // It was given up for lost before its answer came: what it used is known after all.
+            (Err(refusal), Some(tokens)) => {
+                return self.reconcile(answer.call_id, Some(tokens), facts).map_err(|_| refusal);
+            }
+            (Err(refusal), None) => return Err(refusal),
+        };
         let (charges, unconfirmed) = match answer.tokens {
             Some(tokens) => (call.rates.charges(tokens, facts.now), vec![]),
             None => (vec![], call.rates.charges_at_worst(call.worst_case, facts.now)),

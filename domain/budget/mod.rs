@@ -178,18 +178,23 @@ impl Purse {
         self.budget.as_ref()
     }
 
-    /// Setting a budget, or removing it: what happens, nothing where it is so already.
+    /// Setting a budget, or removing it: what happens, nothing where it is so already. The thresholds that a new budget
+    /// has reached as it begins are told with it.
     #[must_use]
     pub fn replace(
         &self,
-        (organization_id, user_id): (OrganizationId, Option<UserId>),
+        owner @ (organization_id, user_id): (OrganizationId, Option<UserId>),
         budget: Option<&Budget>,
         at: Timestamp,
     ) -> Vec<Event> {
         match budget {
             budget if budget == self.budget.as_ref() => vec![],
             Some(budget) => {
-                vec![Event::BudgetSet(Set { organization_id, user_id, budget: budget.clone(), at })]
+                let set = Event::BudgetSet(Set { organization_id, user_id, budget: budget.clone(), at });
+                let mut after = self.clone();
+                after.fold(&set);
+                let reached = after.reach(at);
+                std::iter::once(set).chain(reached.iter().map(|crossing| crossing.told(owner))).collect()
             }
             None => vec![Event::BudgetRemoved(Removed { organization_id, user_id })],
         }
@@ -199,11 +204,13 @@ impl Purse {
     pub fn fold(&mut self, event: &Event) {
         match event {
             Event::BudgetSet(set) => {
-                // Another budget tells its thresholds anew, but for those that are reached as it begins.
+                // Another budget tells its thresholds anew, but for those of the old one that it has reached as well.
                 let (period, at) = (set.budget.limit.period, set.at);
                 let (spent, start) = (self.account.spent(period, at), period_start(period, at));
-                self.crossed
-                    .retain(|(day, threshold)| *day == start && set.budget.reaches(spent, *threshold));
+                let before = self.budget.as_ref().map(|budget| budget.limit.period);
+                self.crossed.retain(|(day, threshold)| {
+                    before == Some(period) && *day == start && set.budget.reaches(spent, *threshold)
+                });
                 self.budget = Some(set.budget.clone());
             }
             Event::BudgetRemoved(_) => (self.budget, self.crossed) = (None, vec![]),
@@ -254,9 +261,14 @@ impl Purse {
 
     fn take_charge(&mut self, charge: &Charge) -> Vec<Crossing> {
         self.account.charge(charge);
+        self.reach(charge.at)
+    }
+
+    /// The thresholds that are reached in the period of a moment and were not before.
+    fn reach(&mut self, at: Timestamp) -> Vec<Crossing> {
         let Some(budget) = &self.budget else { return vec![] };
         let period = budget.limit.period;
-        let (spent, start) = (self.account.spent(period, charge.at), period_start(period, charge.at));
+        let (spent, start) = (self.account.spent(period, at), period_start(period, at));
         let crossed = |threshold: &u16| {
             budget.reaches(spent, *threshold) && !self.crossed.contains(&(start, *threshold))
         };
@@ -276,6 +288,22 @@ struct Crossing {
     threshold: u16,
     spent: Decimal,
     limit: Decimal,
+}
+
+impl Crossing {
+    /// The event that tells it, to the end user or, where there is none, to the organization.
+    fn told(&self, (organization_id, user_id): (OrganizationId, Option<UserId>)) -> Event {
+        Event::BudgetThresholdCrossed(ThresholdCrossed {
+            scope: if user_id.is_some() { Scope::User } else { Scope::Organization },
+            organization_id,
+            user_id,
+            period: self.period,
+            period_start: self.start.start(),
+            threshold: self.threshold,
+            spent: self.spent,
+            limit: self.limit,
+        })
+    }
 }
 
 /// The first day of the period that a moment lies in.

@@ -1,8 +1,8 @@
 //! Who pays for the work of a session besides the session itself: its end user and the organization.
 
-use super::{Crossing, Overrun, Purse, Scope, ThresholdCrossed};
+use super::{Overrun, Purse, Scope};
 use crate::account::{Excess, Need};
-use crate::charge::{Booked, Booking, Place};
+use crate::charge::{Booked, Booking};
 use crate::session::{LimitOverrun, Standing};
 use crate::time::Timestamp;
 use crate::{Event, Facts};
@@ -59,21 +59,9 @@ pub fn consequences(events: &[Event], session: Option<&Standing>, facts: &Facts)
         for (scope, purse) in payers.purses() {
             let (overrun, crossings) = purse.take(scope, booking, facts.now);
             follow.extend(overrun.map(|excess| Event::BudgetOverrun(Overrun { place, excess })));
-            follow.extend(crossings.iter().map(|crossing| told(scope, place, crossing)));
+            let owner = (place.organization_id, (scope == Scope::User).then_some(place.user_id));
+            follow.extend(crossings.iter().map(|crossing| crossing.told(owner)));
         }
     }
     follow
-}
-
-fn told(scope: Scope, place: Place, crossing: &Crossing) -> Event {
-    Event::BudgetThresholdCrossed(ThresholdCrossed {
-        scope,
-        organization_id: place.organization_id,
-        user_id: (scope == Scope::User).then_some(place.user_id),
-        period: crossing.period,
-        period_start: crossing.start.start(),
-        threshold: crossing.threshold,
-        spent: crossing.spent,
-        limit: crossing.limit,
-    })
 }

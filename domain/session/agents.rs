@@ -2,10 +2,11 @@
 
 use rust_decimal::Decimal;
 
-use super::{Changed, Existing};
+use super::{Changed, Existing, Standing};
 use crate::account::{Excess, LimitName};
-use crate::agent::{Cause, Life, LimitReached, NewAgent, Pause};
-use crate::charge::{Booking, Place};
+use crate::agent::{Cause, ComputeTicked, Life, LimitReached, NewAgent, Pause};
+use crate::budget::Payers;
+use crate::charge::{Booking, Place, Rate};
 use crate::id::{AgentId, SessionId};
 use crate::rates::ComputeRates;
 use crate::time::Timestamp;
@@ -54,22 +55,30 @@ impl Existing {
 
     /// Resumes the agents that the session has paused, as many as the limits have room for.
     pub(super) fn resume_agents(&self, rates: &ComputeRates, facts: &Facts) -> Vec<Event> {
-        let (mut standing, mut payers, now) = (self.standing.clone(), facts.payers.clone(), facts.now);
+        let (mut room, now) = (Room::of(&self.standing, facts), facts.now);
         let mut events = vec![];
         for life in self.agents.values() {
             let rate = life.rate_of(rates);
-            match life.pause {
-                Pause::Requested(Cause::Session) => events.extend(life.unpause(now)),
-                Pause::Paused(Cause::Session) => match standing.next_piece(&payers, &rate, now) {
-                    Ok((held, slice_ms)) => {
-                        standing.account.book(&Booking::reserving(held));
-                        payers.book(&Booking::reserving(held));
-                        standing.compute_held_ms += slice_ms;
-                        events.extend(life.resume((held, slice_ms), &rate, now));
-                    }
-                    Err(excess) => events.push(limit_reached(life, excess)),
-                },
-                _ => {}
+            let (goes_on, piece) = match life.pause {
+                // While it was to pause nothing was held for it any more: it goes on with its next piece.
+                Pause::Requested(Cause::Session) if life.has_nothing_ahead() => {
+                    (life.unpause(now), room.piece_after(life, &rate, now).map(|(_, piece)| piece))
+                }
+                Pause::Requested(Cause::Session) => {
+                    events.extend(life.unpause(now));
+                    continue;
+                }
+                Pause::Paused(Cause::Session) => (vec![], Some(room.piece(&rate, now))),
+                _ => continue,
+            };
+            match piece {
+                Some(Ok(piece)) if goes_on.is_empty() => events.extend(life.resume(piece, &rate, now)),
+                Some(Ok(piece)) => {
+                    events.extend(goes_on);
+                    events.extend(life.tick_compute(piece, &rate, now));
+                }
+                Some(Err(excess)) => events.push(limit_reached(life, excess)),
+                None => {}
             }
         }
         events
@@ -91,18 +100,9 @@ impl Existing {
         let now = facts.now;
         let life = self.agents.get(&agent_id).ok_or(Refusal::NotFound(Subject::Agent(agent_id)))?;
         let rate = life.rate_of(rates);
-        let (Some(lease), Some(Event::ComputeTicked(used))) =
-            (&life.lease, life.tick_compute((Decimal::ZERO, 0), &rate, now))
-        else {
-            return Ok(vec![]);
-        };
-        // Where the session will stand once the piece is booked, with nothing held for this agent.
-        let (mut standing, mut payers) = (self.standing.clone(), facts.payers.clone());
-        standing.account.book(&used.booking);
-        payers.book(&used.booking);
-        standing.compute_ms += used.booking.compute_ms();
-        standing.compute_held_ms -= lease.slice_ms;
-        match standing.next_piece(&payers, &rate, now) {
+        let mut room = Room::of(&self.standing, facts);
+        let Some((used, next)) = room.piece_after(life, &rate, now) else { return Ok(vec![]) };
+        match next {
             Ok(piece) => Ok(life.tick_compute(piece, &rate, now).into_iter().collect()),
             // It is to pause already, and waits for what is in flight.
             Err(_) if life.pause != Pause::No => Ok(vec![Event::ComputeTicked(used)]),
@@ -113,7 +113,7 @@ impl Existing {
     fn at_the_limit(
         &self,
         session_id: SessionId,
-        (life, used): (&Life, crate::agent::ComputeTicked),
+        (life, used): (&Life, ComputeTicked),
         excess: Excess,
         now: Timestamp,
     ) -> Vec<Event> {
@@ -129,6 +129,47 @@ impl Existing {
             events.extend(life.pause(Cause::Limit, now));
         }
         events
+    }
+}
+
+/// What is left within the limits, while a decision takes of it.
+struct Room {
+    standing: Standing,
+    payers: Payers,
+}
+
+impl Room {
+    fn of(standing: &Standing, facts: &Facts) -> Self {
+        Self { standing: standing.clone(), payers: facts.payers.clone() }
+    }
+
+    /// Takes the next piece of compute at this rate, if it fits.
+    fn piece(&mut self, rate: &Rate, now: Timestamp) -> Result<(Decimal, i64), Excess> {
+        let (held, slice_ms) = self.standing.next_piece(&self.payers, rate, now)?;
+        self.standing.account.book(&Booking::reserving(held));
+        self.payers.book(&Booking::reserving(held));
+        self.standing.compute_held_ms += slice_ms;
+        Ok((held, slice_ms))
+    }
+
+    /// Charges the piece that an agent has used, with nothing held after it, and takes the next one. `None` where it uses
+    /// no compute.
+    fn piece_after(
+        &mut self,
+        life: &Life,
+        rate: &Rate,
+        now: Timestamp,
+    ) -> Option<(ComputeTicked, Result<(Decimal, i64), Excess>)> {
+        let lease = life.lease.as_ref()?;
+        let Some(Event::ComputeTicked(used)) = life.tick_compute((Decimal::ZERO, 0), rate, now) else {
+            return None;
+        };
+        self.standing.account.book(&used.booking);
+        self.payers.book(&used.booking);
+        self.standing.compute_ms += used.booking.compute_ms();
+        self.standing.compute_held_ms -= lease.slice_ms;
+        let next = self.piece(rate, now);
+        Some((used, next))
     }
 }
 

@@ -26,8 +26,6 @@ pub enum LineKind {
     Call,
     /// Usage that was unrated and is so no more, when it was used.
     Rated,
-    /// A session was created.
-    Session,
     /// An agent was created.
     Agent,
 }
@@ -47,7 +45,6 @@ impl LineKind {
             Self::Withdrawn => "withdrawn",
             Self::Call => "call",
             Self::Rated => "rated",
-            Self::Session => "session",
             Self::Agent => "agent",
         }
     }
@@ -90,26 +87,15 @@ pub struct Line<'a> {
 pub fn lines<'a>(happened: &Happened<'a>) -> Vec<Line<'a>> {
     let event = happened.event;
     let mut lines = event.booked().map(|booked| of_booking(&booked, happened)).unwrap_or_default();
-    match event {
-        Event::SessionCreated(created) => {
-            lines.push(created_line(
-                LineKind::Session,
-                (created.user_id, created.session_id),
-                None,
-                happened,
-            ));
-        }
-        Event::AgentCreated(created) => {
-            let place = created.place;
-            let whose = (place.user_id, place.session_id);
-            lines.push(created_line(LineKind::Agent, whose, Some(place.agent_id), happened));
-        }
-        _ => {}
+    if let Event::AgentCreated(created) = event {
+        let place = created.place;
+        let whose = (place.user_id, place.session_id);
+        lines.push(bare_line(LineKind::Agent, whose, Some(place.agent_id), happened));
     }
     lines
 }
 
-fn created_line<'a>(
+fn bare_line<'a>(
     kind: LineKind,
     (user_id, session_id): (UserId, SessionId),
     agent_id: Option<AgentId>,
@@ -145,7 +131,7 @@ fn of_booking<'a>(booked: &Booked<'a>, happened: &Happened<'_>) -> Vec<Line<'a>>
             charge: Some(charge),
             quantity: charge.quantity,
             cost: charge.cost,
-            ..created_line(kind, whose, agent_id, happened)
+            ..bare_line(kind, whose, agent_id, happened)
         }
     };
     let kind = |charge: &Charge| match charge.line {
@@ -172,7 +158,7 @@ fn of_booking<'a>(booked: &Booked<'a>, happened: &Happened<'_>) -> Vec<Line<'a>>
             Some(first) => first.calls = 1,
             None => {
                 let whose = (booked.place.user_id, booked.place.session_id);
-                let call = created_line(LineKind::Call, whose, Some(booked.place.agent_id), happened);
+                let call = bare_line(LineKind::Call, whose, Some(booked.place.agent_id), happened);
                 let (category, task_id, model) = (Some(Category::Model), booked.task_id, booked.model);
                 lines.push(Line { category, task_id, model, calls: 1, ..call });
             }
@@ -197,7 +183,6 @@ impl Line<'_> {
         let mut sums = Measures {
             calls: self.calls,
             unrated_calls: self.unrated_calls,
-            sessions: (self.kind == LineKind::Session).into(),
             agents: (self.kind == LineKind::Agent).into(),
             ..Measures::default()
         };
@@ -207,7 +192,7 @@ impl Line<'_> {
             LineKind::Unconfirmed => sums.unconfirmed = self.cost,
             LineKind::Withdrawn => sums.unconfirmed = -self.cost,
             LineKind::Rated => self.unrated(&mut sums),
-            LineKind::Call | LineKind::Session | LineKind::Agent => {}
+            LineKind::Call | LineKind::Agent => {}
         }
         if LineKind::ENTRIES.contains(&self.kind) {
             sums.entries = 1;

@@ -1,7 +1,8 @@
 //! The ledger: a line for each charge and for whatever else usage and billing are summed up from.
 //!
-//! Every figure of every view is a sum over these lines. The tables of sums ([`usage`]) are folded from the same
-//! lines, and the lines tell what lies between them, so the two cannot disagree.
+//! Every figure of every view is a sum over these lines, but for the number of sessions that were created, which the
+//! listing of sessions tells. The tables of sums ([`usage`]) are folded from the same lines, and the lines tell what lies
+//! between them, so the two cannot disagree.
 
 mod line;
 /// Sums of the lines by periods of time.
@@ -54,7 +55,7 @@ impl Projection for Ledger {
     }
 
     fn version(&self) -> i32 {
-        1
+        2
     }
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {

@@ -1,8 +1,11 @@
 //! Sums of the ledger's lines by periods of UTC: what the views of usage and billing read.
 //!
 //! Totals are kept by category and model at every grain, since they are few. What is kept for each user is coarse;
-//! what happened within a day is kept once, for agent, session and user together.
+//! what happened within a day is kept once, for agent, session and user together. A session that was created counts in
+//! the totals and for its user; finer than that, the listing of sessions tells when each was.
 
+use theazo_domain::Event;
+use theazo_domain::id::UserId;
 use theazo_domain::time::Timestamp;
 
 use super::{Line, Measures, lines};
@@ -14,7 +17,7 @@ use crate::{Changes, Column, Happened, Projection, Table, Value};
 pub(crate) struct Totals;
 /// A row for each period and user.
 pub(crate) struct ByUser;
-/// A row for each period and agent, with its session and user. What is no agent's is in a row of its session.
+/// A row for each period and agent, with its session and user.
 pub(crate) struct ByAgent;
 
 /// The grains of the totals.
@@ -67,12 +70,7 @@ static BY_AGENT: Table = Table {
         Column::text("session_id"),
         Column::text("agent_id"),
     ],
-    columns: &[
-        Column::decimal("cost"),
-        Column::integer("entries"),
-        Column::integer("sessions"),
-        Column::integer("agents"),
-    ],
+    columns: &[Column::decimal("cost"), Column::integer("entries"), Column::integer("agents")],
 };
 
 /// The beginning of a key: the grain, and when the period began.
@@ -80,15 +78,9 @@ fn period(grain: Grain, at: Timestamp) -> Vec<Value> {
     vec![text(grain.as_str()), Value::Time(grain.floor(at))]
 }
 
-/// What is told by user and by agent; nothing where a line adds nothing to it.
-fn shares(sums: &Measures) -> Option<[(&'static str, Value); 4]> {
-    let adds = sums.entries != 0 || sums.sessions != 0 || sums.agents != 0;
-    adds.then_some([
-        ("cost", Value::Decimal(sums.cost)),
-        ("entries", Value::Integer(sums.entries)),
-        ("sessions", Value::Integer(sums.sessions)),
-        ("agents", Value::Integer(sums.agents)),
-    ])
+/// What a session that was created adds to the sums.
+fn a_session() -> Measures {
+    Measures { sessions: 1, ..Measures::default() }
 }
 
 impl Projection for Totals {
@@ -102,15 +94,21 @@ impl Projection for Totals {
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {
         for line in lines(happened) {
-            let sums = line.measures();
-            for grain in GRAINS {
-                let mut key = period(grain, line.at);
-                key.push(text(line.category.map_or("", |category| category.as_str())));
-                key.push(text(line.model.unwrap_or_default()));
-                // Every column each time, so that one statement adds to all rows of a batch.
-                changes.add(&TOTALS, key, all(&sums));
-            }
+            let category = line.category.map_or("", |category| category.as_str());
+            add_totals(line.at, (category, line.model.unwrap_or_default()), &line.measures(), changes);
         }
+        if matches!(happened.event, Event::SessionCreated(_)) {
+            add_totals(happened.at, ("", ""), &a_session(), changes);
+        }
+    }
+}
+
+fn add_totals(at: Timestamp, (category, model): (&str, &str), sums: &Measures, changes: &mut Changes) {
+    for grain in GRAINS {
+        let mut key = period(grain, at);
+        key.extend([text(category), text(model)]);
+        // Every column each time, so that one statement adds to all rows of a batch.
+        changes.add(&TOTALS, key, all(sums));
     }
 }
 
@@ -146,13 +144,28 @@ impl Projection for ByUser {
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {
         for line in lines(happened) {
-            let Some(sums) = shares(&line.measures()) else { continue };
-            for grain in USER_GRAINS {
-                let mut key = period(grain, line.at);
-                key.push(text(line.user_id));
-                changes.add(&BY_USER, key, sums.clone());
-            }
+            add_to_user(line.at, line.user_id, &line.measures(), changes);
         }
+        if let Event::SessionCreated(session) = happened.event {
+            add_to_user(happened.at, session.user_id, &a_session(), changes);
+        }
+    }
+}
+
+fn add_to_user(at: Timestamp, user_id: UserId, sums: &Measures, changes: &mut Changes) {
+    if sums.entries == 0 && sums.sessions == 0 && sums.agents == 0 {
+        return;
+    }
+    for grain in USER_GRAINS {
+        let mut key = period(grain, at);
+        key.push(text(user_id));
+        let sums = [
+            ("cost", Value::Decimal(sums.cost)),
+            ("entries", Value::Integer(sums.entries)),
+            ("sessions", Value::Integer(sums.sessions)),
+            ("agents", Value::Integer(sums.agents)),
+        ];
+        changes.add(&BY_USER, key, sums);
     }
 }
 
@@ -162,14 +175,22 @@ impl Projection for ByAgent {
     }
 
     fn version(&self) -> i32 {
-        2
+        3
     }
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {
         for line in lines(happened) {
-            let Some(sums) = shares(&line.measures()) else { continue };
+            let sums = line.measures();
+            if sums.entries == 0 && sums.agents == 0 {
+                continue;
+            }
             for grain in AGENT_GRAINS {
-                changes.add(&BY_AGENT, agent_key(grain, &line), sums.clone());
+                let sums = [
+                    ("cost", Value::Decimal(sums.cost)),
+                    ("entries", Value::Integer(sums.entries)),
+                    ("agents", Value::Integer(sums.agents)),
+                ];
+                changes.add(&BY_AGENT, agent_key(grain, &line), sums);
             }
         }
     }

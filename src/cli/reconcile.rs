@@ -11,7 +11,7 @@ use super::tenants::tenant;
 use super::{Error, ModeArgument, Outcome};
 use crate::boot::{self, Tools};
 use crate::log::Tenant;
-use crate::{operator, read};
+use crate::{config, operator, read};
 
 /// What vendors say of calls: of one here, or of many in a file.
 #[derive(Debug, clap::Args)]
@@ -75,9 +75,6 @@ struct Row {
     reason: Option<String>,
 }
 
-/// The most tokens of a call, of each kind.
-const MOST_TOKENS: u64 = 1_000_000_000_000;
-
 impl Told {
     /// What was used; none where it was not billed.
     fn tokens(&self) -> Result<Option<Tokens>, String> {
@@ -86,8 +83,12 @@ impl Told {
             (None, None, true) if cache_read == 0 && cache_write == 0 => Ok(None),
             (Some(input), Some(output), false) => {
                 let tokens = Tokens { input, output, cache_read, cache_write };
-                if [input, output, cache_read, cache_write].iter().any(|count| *count > MOST_TOKENS) {
-                    return Err(format!("{}: no call has more than {MOST_TOKENS} tokens", self.call_id));
+                if [input, output, cache_read, cache_write].iter().any(|count| *count > config::MOST_TOKENS) {
+                    return Err(format!(
+                        "{}: no call has more than {} tokens",
+                        self.call_id,
+                        config::MOST_TOKENS
+                    ));
                 }
                 Ok(Some(tokens))
             }

@@ -10,7 +10,8 @@ const LOCK: &str = "select pg_advisory_lock(7432816001)";
 
 /// Every function that looks over the wall between tenants, before a tenant is known. They return a tenant and an
 /// id; a test holds this list against the database.
-pub const DEFINER_FUNCTIONS: [&str; 7] = [
+pub const DEFINER_FUNCTIONS: [&str; 8] = [
+    "claim_due_work",
     "claim_work",
     "find_key",
     "find_tenants",
@@ -36,6 +37,9 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V12__append", include_str!("../../migrations/0012_append.sql")),
         ("V13__hold_work", include_str!("../../migrations/0013_hold_work.sql")),
         ("V14__quick_reads", include_str!("../../migrations/0014_quick_reads.sql")),
+        ("V15__created_sessions", include_str!("../../migrations/0015_created_sessions.sql")),
+        ("V16__places_for_keeping_count", include_str!("../../migrations/0016_places_for_keeping_count.sql")),
+        ("V17__late_entries", include_str!("../../migrations/0017_late_entries.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

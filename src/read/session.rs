@@ -139,10 +139,12 @@ pub async fn list(
 /// # Errors
 /// [`Error`] when the database is away.
 pub async fn usage(scope: Scope<'_>, id: SessionId, now: Timestamp) -> Result<Option<Usage>, Error> {
-    let sql = "select s.limits::text, u.cost, u.reserved, u.unconfirmed, u.compute_ms, u.active_agents,
-            u.agents_created, u.model_calls, p.today, p.month
+    let sql =
+        "select s.limits::text, coalesce(u.cost, 0), coalesce(u.reserved, 0), coalesce(u.unconfirmed, 0),
+            coalesce(u.compute_ms, 0), coalesce(u.active_agents, 0), coalesce(u.agents_created, 0),
+            coalesce(u.model_calls, 0), p.today, p.month
         from sessions s
-        join session_usage u on u.tenant_id = s.tenant_id and u.build = live_build($1, 'session_usage')
+        left join session_usage u on u.tenant_id = s.tenant_id and u.build = live_build($1, 'session_usage')
           and u.session_id = s.session_id
         cross join lateral (
           select coalesce(sum(spent) filter (where day = $3), 0) as today, coalesce(sum(spent), 0) as month

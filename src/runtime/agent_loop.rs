@@ -12,6 +12,8 @@ use theazo_projections::work::kind;
 use super::conversation::{Bodies, Conversation, Next};
 use super::program::Secrets;
 use super::{Desk, Done, after_stop, history};
+use tokio::time::sleep;
+
 use crate::config;
 use crate::log::{Content, Failure, Recorded};
 use crate::providers::compute;
@@ -162,6 +164,24 @@ impl Run<'_> {
             Err(refusal) => {
                 tracing::debug!(%refusal, agent_id = %self.agent.id, "a run ends here");
                 Ok(None)
+            }
+        }
+    }
+
+    /// The same for what nobody could find out again: it is told again and again while the log takes nothing. Told twice
+    /// it is refused, and whoever goes on finds in the log what has come of it.
+    pub(super) async fn tell_surely(
+        &mut self,
+        command: Command,
+        contents: Vec<Content>,
+    ) -> Result<Option<Vec<Arc<Recorded>>>, Failure> {
+        let until = Instant::now() + config::TOLD_AGAIN;
+        loop {
+            match self.tell(command.clone(), contents.clone()).await {
+                Err(Failure::QueueFull | Failure::Unavailable { .. }) if Instant::now() < until => {
+                    sleep(config::TOLD_AGAIN_REST).await;
+                }
+                outcome => return outcome,
             }
         }
     }

@@ -35,14 +35,24 @@ impl Leases {
         Self { database, tenants: Mutex::default(), worker }
     }
 
-    /// Takes up to so many pieces of work that are due and that nobody has.
-    pub(crate) async fn claim(&self, most: usize, dictated: Option<Timestamp>) -> Result<Vec<Piece>, Error> {
+    /// Takes up to so many pieces of work that are due and that nobody has; and besides up to so many of those that keep
+    /// count of money, which are of these kinds.
+    pub(crate) async fn claim(
+        &self,
+        most: usize,
+        (counting, most_counting): (&[&str], usize),
+        dictated: Option<Timestamp>,
+    ) -> Result<Vec<Piece>, Error> {
         let rows = {
             let client = self.database.reading().await?;
-            let sql = "select tenant_id, kind, subject from claim_work($1, $2, $3, $4)";
+            let sql = "select tenant_id, kind, subject from claim_due_work($1, $2, $3, $4, $5, $6)";
             let statement = client.prepare_cached(sql).await?;
-            let most = i32::try_from(most).unwrap_or(i32::MAX);
-            client.query(&statement, &[&self.worker, &most, &lease_ms(), &dictated.map(system_time)]).await?
+            let [most, most_counting] =
+                [most, most_counting].map(|most| i32::try_from(most).unwrap_or(i32::MAX));
+            let at = dictated.map(system_time);
+            let parameters: [&(dyn ToSql + Sync); 6] =
+                [&self.worker, &most, &counting, &most_counting, &lease_ms(), &at];
+            client.query(&statement, &parameters).await?
         };
         let mut pieces = Vec::with_capacity(rows.len());
         for row in rows {

@@ -51,7 +51,13 @@ pub struct Runtime {
     app: Arc<App>,
     leases: Leases,
     places: Arc<Semaphore>,
+    /// Of the work that keeps count.
+    counting_places: Arc<Semaphore>,
 }
+
+/// The kinds of work that keep count of money, and take no longer than to ask the log. They have places of their own: what
+/// takes long, and waits for others, may not put them off.
+const COUNTING: [&str; 4] = [kind::METER, kind::STORE, kind::CLOSE_CALL, kind::CLOSE_EXEC];
 
 impl Runtime {
     /// The workers of this server, which are not started yet.
@@ -59,7 +65,9 @@ impl Runtime {
     pub fn new(app: Arc<App>) -> Arc<Self> {
         let worker = random::ulid(app.clock.now()).to_string();
         let leases = Leases::new(app.database.clone(), worker);
-        Arc::new(Self { app, leases, places: Arc::new(Semaphore::new(config::PIECES_OF_WORK)) })
+        let [places, counting_places] =
+            [config::PIECES_OF_WORK, config::PIECES_OF_COUNTING].map(|many| Arc::new(Semaphore::new(many)));
+        Arc::new(Self { app, leases, places, counting_places })
     }
 
     /// Works until the server is to stop, and then hands back what is not done.
@@ -97,21 +105,21 @@ impl Runtime {
     /// # Errors
     /// [`Failure`] when the database is away.
     pub async fn step(self: &Arc<Self>) -> Result<Step, Failure> {
-        // At least one place: with none free, nothing more is taken.
-        let first = Arc::clone(&self.places).acquire_owned().await;
-        let first = first.map_err(|_| Failure::Unavailable { outcome_unknown: false })?;
-        let free = (self.places.available_permits() + 1).min(config::PIECES_AT_ONCE);
-        let pieces = self.leases.claim(free, self.app.clock.dictated()).await?;
+        let free = |places: &Semaphore| places.available_permits().min(config::PIECES_AT_ONCE);
+        let (most, most_counting) = (free(&self.places), free(&self.counting_places));
+        if most == 0 && most_counting == 0 {
+            // Whoever gives a place back tells.
+            return Ok(Step::Idle);
+        }
+        let counting = (&COUNTING[..], most_counting);
+        let pieces = self.leases.claim(most, counting, self.app.clock.dictated()).await?;
         let taken = pieces.len();
-        let mut first = Some(first);
         for piece in pieces {
-            let place = match first.take() {
-                Some(place) => place,
-                None => match Arc::clone(&self.places).acquire_owned().await {
-                    Ok(place) => place,
-                    Err(_) => break,
-                },
-            };
+            let places =
+                if COUNTING.contains(&piece.kind.as_str()) { &self.counting_places } else { &self.places };
+            // Nobody else takes places, so those that were free still are.
+            let place = Arc::clone(places).acquire_owned().await;
+            let place = place.map_err(|_| Failure::Unavailable { outcome_unknown: false })?;
             tokio::spawn(Arc::clone(self).do_piece(piece, place));
         }
         Ok(if taken == 0 { Step::Idle } else { Step::Worked(taken) })
@@ -146,8 +154,12 @@ impl Runtime {
 
     /// What is under way has a moment to end; what is left is for others.
     async fn hand_back(&self) {
-        let all = u32::try_from(config::PIECES_OF_WORK).unwrap_or(u32::MAX);
-        let _ = timeout(config::HAND_BACK, self.places.acquire_many(all)).await;
+        let all = |places| u32::try_from(places).unwrap_or(u32::MAX);
+        let ended = async {
+            let _counting = self.counting_places.acquire_many(all(config::PIECES_OF_COUNTING)).await;
+            let _ = self.places.acquire_many(all(config::PIECES_OF_WORK)).await;
+        };
+        let _ = timeout(config::HAND_BACK, ended).await;
         if let Err(error) = self.leases.release_all().await {
             tracing::warn!(%error, "leases could not be handed back; they run out by themselves");
         }

@@ -7,7 +7,7 @@ use theazo_domain::Event;
 use theazo_domain::agent::{Answer, Command, Opening, Stop, Tokens};
 use theazo_domain::id::CallId;
 use theazo_domain::organization::Mode;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::agent_loop::{Acted, Run, ends, spent};
@@ -115,7 +115,13 @@ impl Run<'_> {
         answered: Result<Reply, CallError>,
     ) -> Result<Acted, Failure> {
         // Where that cannot be done nothing of the answer may be kept: whoever goes on closes the call as lost.
-        self.secrets.renew(self.desk).await.map_err(|error| Failure::Internal(error.to_string()))?;
+        let until = Instant::now() + config::TOLD_AGAIN;
+        while let Err(error) = self.secrets.renew(self.desk).await {
+            if Instant::now() > until {
+                return Err(Failure::Internal(error.to_string()));
+            }
+            sleep(config::TOLD_AGAIN_REST).await;
+        }
         match answered {
             Ok(reply) => {
                 self.failures = 0;
@@ -147,7 +153,7 @@ impl Run<'_> {
         message: &str,
         rest: Option<Duration>,
     ) -> Result<Acted, Failure> {
-        let Some(events) = self.tell(closing, vec![]).await? else { return Ok(Acted::Ended) };
+        let Some(events) = self.tell_surely(closing, vec![]).await? else { return Ok(Acted::Ended) };
         if ends(&events) {
             return Ok(Acted::Ended);
         }
@@ -218,10 +224,12 @@ impl Run<'_> {
             vendor_id: reply.vendor_id.as_deref().map(|id| self.secrets.mask(id)),
             completes: count == 0 && reply.stop != Stop::Refusal,
         };
-        let Some(events) = self.tell(Command::SettleCall(answer), vec![content]).await? else {
+        let Some(events) = self.tell_surely(Command::SettleCall(answer), vec![content]).await? else {
             return Ok(Acted::Ended);
         };
-        Ok(if ends(&events) { Acted::Ended } else { Acted::On })
+        // Whoever gave the call up has taken the task.
+        let given_up = events.iter().any(|recorded| matches!(recorded.event, Event::CallReconciled(_)));
+        Ok(if given_up || ends(&events) { Acted::Ended } else { Acted::On })
     }
 }
 

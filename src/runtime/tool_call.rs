@@ -53,7 +53,7 @@ impl Run<'_> {
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (content, result) = Content::new(self.desk.app.clock.now(), text);
         let finish = Command::FinishTool { epoch: self.epoch, tool_call_id, result, is_error, duration_ms };
-        let Some(events) = self.tell(finish, vec![content]).await? else { return Ok(Acted::Ended) };
+        let Some(events) = self.tell_surely(finish, vec![content]).await? else { return Ok(Acted::Ended) };
         Ok(if ends(&events) { Acted::Ended } else { Acted::On })
     }
 

@@ -3,6 +3,7 @@
 
 mod bills;
 mod boot;
+mod busy;
 mod canary;
 mod cli;
 mod compute;

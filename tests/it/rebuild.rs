@@ -7,7 +7,6 @@ use theazo::log::rebuild::{self, Report};
 use theazo::log::{Failure, Log, Tenant};
 use theazo::random;
 use theazo_domain::agent::{self, ModelRates, Tokens};
-use theazo_domain::agent_config::{AgentConfig, ProviderName};
 use theazo_domain::billing;
 use theazo_domain::charge::{Price, Rate};
 use theazo_domain::content::ContentRef;
@@ -18,7 +17,7 @@ use theazo_projections::ALL;
 use tokio::task::JoinSet;
 
 use crate::support::logs::{
-    World, ask, create, create_with, definition_of_two_versions, new_session_id, now, submission,
+    World, ask, create, create_with, definition_of_two_versions, new_agent, new_session_id, now, submission,
 };
 use crate::support::wait;
 
@@ -102,17 +101,8 @@ fn calls(number: usize, reply: ContentRef) -> Vec<agent::Command> {
 async fn live_as_an_agent(log: &Arc<Log>, tenant: Tenant, session: SessionId, number: usize) {
     let agent_id = AgentId::from_ulid(random::ulid(now()));
     let rate = Rate { price: Some(Price { amount: Decimal::new(5, 3), per: 60_000 }), rate_card: "1".into() };
-    let new = agent::NewAgent {
-        agent_id,
-        definition: None,
-        config: AgentConfig::default(),
-        provider: Some(ProviderName::Local),
-        mocked: false,
-        browser: number.is_multiple_of(2),
-        timeout_s: 300,
-        storage: Card::built_in().storage_rates(),
-        compute: ComputeRates { own: rate.clone(), managed: rate },
-    };
+    let compute = ComputeRates { own: rate.clone(), managed: rate };
+    let new = agent::NewAgent { browser: number.is_multiple_of(2), compute, ..new_agent(agent_id) };
     let task_id = TaskId::from_ulid(random::ulid(now()));
     let exec_id = ExecId::from_ulid(random::ulid(now()));
     let reference = || {

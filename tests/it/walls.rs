@@ -136,6 +136,7 @@ async fn only_the_listed_functions_look_over_the_wall_and_they_tell_no_more_than
         results,
         [
             "TABLE(tenant_id bigint, kind text, subject text)",
+            "TABLE(tenant_id bigint, kind text, subject text)",
             "TABLE(tenant_id bigint, key_id text)",
             "TABLE(tenant_id bigint, organization_id text, mode text)",
             "boolean",

@@ -64,6 +64,28 @@ fn a_lost_call_is_settled_once_by_what_its_vendor_says() {
 }
 
 #[test]
+fn an_answer_that_comes_after_its_call_was_given_up_settles_what_it_used() {
+    for given_up in
+        [vec![Command::Terminate, Command::CloseCall], vec![Command::Claim { task_id: task_id(1) }]]
+    {
+        let mut world = World::ready(Limits::default());
+        let epoch = world.running(1);
+        world.tell(&open(epoch, 1)).unwrap();
+        for command in &given_up {
+            world.tell(command).unwrap();
+        }
+        assert_eq!(spent(&world), Decimal::new(20, 2), "its worst case");
+        let Command::SettleCall(answer) = settle(1, 4, true) else { panic!("an answer") };
+        let silent = Command::SettleCall(Answer { tokens: None, ..answer });
+        assert!(matches!(world.tell(&silent), Err(Refusal::Conflict(_))));
+        let events = world.tell(&settle(1, 4, true)).unwrap();
+        assert_eq!(kinds(&events), ["model.call_reconciled"]);
+        assert_eq!(spent(&world), Decimal::new(5, 2));
+        assert!(matches!(world.tell(&settle(1, 4, true)), Err(Refusal::Conflict(_))), "once");
+    }
+}
+
+#[test]
 fn a_lost_call_that_was_not_billed_is_no_longer_counted() {
     let mut world = World::ready(Limits::default());
     let epoch = world.running(1);
@@ -110,24 +132,82 @@ fn usage_without_a_price_is_charged_once_when_there_is_one() {
         world.now_ms += 1_000;
     }
     assert_eq!(spent(&world), Decimal::ZERO);
-    let used_ms = world.now_ms - 1_000;
+    let second_ms = world.now_ms - 1_000;
     world.now_ms += 7_200_000;
     let events = world.tell(&rate(1)).unwrap();
     assert_eq!(kinds(&events), ["usage.rated"]);
-    // Two calls of 1 + 4 tokens at a cent each, an hour in which they were made: in its own time.
+    // Two calls of 1 + 4 tokens at a cent each, in their own time.
     let told: Vec<_> =
         charges(&events).iter().map(|charge| (charge.at.millis(), charge.quantity, charge.line)).collect();
-    let used_at = Timestamp::from_millis(used_ms);
-    let expected = [
-        (used_ms, Decimal::TWO, Line::Rating { used_at, calls: 2 }),
-        (used_ms, Decimal::from(8), Line::Rating { used_at, calls: 0 }),
-    ];
-    assert_eq!(told, expected);
+    let of_call = |used_ms: i64| {
+        let used_at = Timestamp::from_millis(used_ms);
+        let (input, output) = (Line::Rating { used_at, calls: 1 }, Line::Rating { used_at, calls: 0 });
+        [(used_ms, Decimal::ONE, input), (used_ms, Decimal::from(4), output)]
+    };
+    assert_eq!(told, [of_call(second_ms - 1_000), of_call(second_ms)].concat());
     assert_eq!(spent(&world), Decimal::new(10, 2));
     assert_eq!(events[0].task_id(), None);
     assert_eq!(world.tell(&rate(1)), Ok(vec![]));
     let other = Command::RateUsage { model: "m".into(), rates: unpriced() };
     assert!(matches!(world.tell(&other), Err(Refusal::Conflict(_))));
+}
+
+#[test]
+fn calls_within_a_second_are_rated_together() {
+    let mut world = World::ready(Limits::default());
+    world.now_ms = (world.now_ms / 1_000 + 1) * 1_000;
+    let epoch = world.running(1);
+    for number in [1, 2, 3] {
+        world.tell(&open_unpriced(epoch, number)).unwrap();
+        world.tell(&settle(number, 4, false)).unwrap();
+        world.now_ms += 499;
+    }
+    let events = world.tell(&rate(1)).unwrap();
+    let calls: Vec<_> = charges(&events).iter().map(|charge| (charge.quantity, charge.line)).collect();
+    let used_at = Timestamp::from_millis(world.now_ms - 499);
+    assert_eq!(
+        calls,
+        [3, 12].map(|tokens| (
+            Decimal::from(tokens),
+            Line::Rating { used_at, calls: if tokens == 3 { 3 } else { 0 } }
+        ))
+    );
+}
+
+#[test]
+fn usage_that_an_older_event_has_rated_by_the_hour_is_not_rated_again() {
+    let mut world = World::ready(Limits::default());
+    let epoch = world.running(1);
+    world.now_ms = (world.now_ms / 3_600_000 + 1) * 3_600_000;
+    let begun = world.now_ms;
+    for (number, ms) in [(1, 60_000), (2, 1_800_000), (3, 3_600_000)] {
+        world.now_ms = begun + ms;
+        world.tell(&open_unpriced(epoch, number)).unwrap();
+        world.tell(&settle(number, 4, false)).unwrap();
+    }
+    // All of the first hour at once, at the time of the newest.
+    let mut clone = world.agent.clone();
+    let Event::UsageRated(rated) =
+        &clone.decide(&rate(1), &world.facts(Subject::Agent(agent_id()))).unwrap()[0]
+    else {
+        panic!()
+    };
+    let newest = Timestamp::from_millis(begun + 1_800_000);
+    let mut rated = rated.clone();
+    rated
+        .booking
+        .charges
+        .retain(|charge| matches!(charge.line, Line::Rating { used_at, .. } if used_at == newest));
+    clone.evolve(&Event::UsageRated(rated));
+    world.agent = clone;
+    let left = world.tell(&rate(1)).unwrap();
+    let third = Timestamp::from_millis(begun + 3_600_000);
+    assert!(
+        charges(&left)
+            .iter()
+            .all(|charge| matches!(charge.line, Line::Rating { used_at, .. } if used_at == third))
+    );
+    assert_eq!(charges(&left).len(), 2);
 }
 
 #[test]
@@ -146,7 +226,7 @@ fn usage_of_a_month_that_is_closed_is_charged_in_the_open_one() {
 }
 
 #[test]
-fn many_hours_of_usage_are_rated_in_parts_and_the_last_says_so() {
+fn much_usage_is_rated_in_parts_and_the_last_says_so() {
     let mut world = World::ready(Limits::default());
     let epoch = world.running(1);
     for number in 1..=150 {

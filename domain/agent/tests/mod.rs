@@ -224,7 +224,7 @@ fn an_answer_without_tools_completes_the_task_and_releases_what_was_held() {
 }
 
 #[test]
-fn a_worker_whose_task_was_taken_by_another_can_commit_nothing() {
+fn a_worker_whose_task_was_taken_by_another_can_commit_nothing_but_what_its_call_used() {
     let mut world = World::ready(Limits::default());
     let stale = world.running(1);
     world.tell(&open(stale, 1)).unwrap();
@@ -232,7 +232,6 @@ fn a_worker_whose_task_was_taken_by_another_can_commit_nothing() {
     assert_eq!(kinds(&events), ["model.call_lost", "task.claimed"]);
     let epoch = stale + 1;
     for command in [
-        settle(1, 1, true),
         open(stale, 2),
         start_tool(stale, 1),
         Command::CompleteTask { epoch: stale, output: content() },
@@ -244,6 +243,7 @@ fn a_worker_whose_task_was_taken_by_another_can_commit_nothing() {
     let now = Timestamp::from_millis(world.now_ms);
     assert_eq!(world.account().spent(CostPeriod::Session, now), Decimal::new(20, 2));
     assert_eq!(world.account().reserved(), Decimal::new(600, 2));
+    assert_eq!(kinds(&world.tell(&settle(1, 1, true)).unwrap()), ["model.call_reconciled"]);
     world.tell(&open(epoch, 2)).unwrap();
 }
 

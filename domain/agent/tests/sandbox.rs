@@ -156,3 +156,30 @@ fn what_is_suspended_after_its_agent_has_ended_is_not_woken() {
     assert!(matches!(&events[..], [Event::AgentSuspended(suspended)] if !suspended.late), "{events:?}");
     assert_eq!(world.account().reserved(), Decimal::ZERO);
 }
+
+#[test]
+fn a_pause_that_is_taken_back_after_nothing_was_held_any_more_goes_on_with_a_piece_or_not_at_all() {
+    for raised in [false, true] {
+        let mut world = World::ready(max_cost(700));
+        let epoch = world.running(1);
+        world.tell(&open(epoch, 1)).unwrap();
+        world.ask(&session::Command::Pause).unwrap();
+        // A minute costs six dollars: once the first is charged there is room for no other.
+        world.now_ms += 60_000;
+        let ticked = world.ask(&session::Command::TickCompute(agent_id(), compute_rates())).unwrap();
+        let Event::ComputeTicked(piece) = &ticked[0] else { panic!("{ticked:?}") };
+        assert_eq!((piece.slice_ms, piece.booking.reserved), (0, Decimal::ZERO));
+        if raised {
+            let max_cost = Some(max_cost(2_000).max_cost);
+            let more = session::LimitsPatch { max_cost, ..session::LimitsPatch::default() };
+            world.ask(&session::Command::ChangeLimits(more)).unwrap();
+        }
+        let resumed = world.ask(&session::Command::Resume(compute_rates())).unwrap();
+        let goes_on = ["session.resumed", "agent.resumed", "compute.ticked"];
+        let expected: &[&str] = if raised { &goes_on } else { &["session.resumed", "agent.limit_reached"] };
+        assert_eq!(kinds(&resumed), expected);
+        if let Some(Event::ComputeTicked(piece)) = resumed.last() {
+            assert_eq!((piece.slice_ms, piece.booking.reserved), (60_000, Decimal::from(6)));
+        }
+    }
+}

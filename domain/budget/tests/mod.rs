@@ -11,7 +11,7 @@ use ulid::Ulid;
 pub(super) use super::*;
 use crate::agent::{self, Answer, ModelPrices, ModelRates, NewAgent, Opening, Stop, Tokens};
 use crate::agent_config::{AgentConfig, ProviderName};
-use crate::charge::{Price, Rate};
+use crate::charge::{Charge, Price, Rate};
 use crate::command::Person;
 use crate::content::ContentRef;
 use crate::id::{AgentId, CallId, ContentId, SessionId, TaskId};
@@ -216,8 +216,11 @@ impl World {
             let Some(booked) = event.booked().filter(|_| event.subjects().contains(&owner)) else { continue };
             let booking = booked.booking;
             reserved += booking.reserved - booking.released;
-            let charges = booking.charges.iter().chain(&booking.unconfirmed);
-            spent += charges.filter(|charge| charge.at >= start).map(|charge| charge.cost).sum::<Decimal>();
+            let of_period = |charges: &[Charge]| -> Decimal {
+                charges.iter().filter(|charge| charge.at >= start).map(|charge| charge.cost).sum()
+            };
+            spent += of_period(&booking.charges) + of_period(&booking.unconfirmed);
+            spent -= of_period(&booking.withdrawn);
         }
         (spent, reserved)
     }

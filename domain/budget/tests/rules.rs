@@ -57,17 +57,41 @@ fn the_organizations_budget_refuses_new_agents_runs_and_programs() {
 }
 
 #[test]
+fn a_budget_tells_the_thresholds_that_it_has_reached_as_it_begins() {
+    let mut world = World::new();
+    world.run(0).unwrap();
+    world.open(0, 1).unwrap();
+    world.settle(0, world.calls, 60).unwrap();
+    let mut set = |number: Option<u64>, cents| {
+        let notify = Budget { action: Action::Notify, ..budget(cents, CostPeriod::Day) };
+        crossed(&world.budget(number, Some(notify)))
+    };
+    assert_eq!(set(Some(0), 100), [(Scope::User, 50)]);
+    assert_eq!(set(Some(0), 100), []);
+    // What the one before has told is not told again, unless it was not reached in between.
+    assert_eq!(set(Some(0), 70), [(Scope::User, 80)]);
+    assert_eq!(set(Some(0), 1_000), []);
+    assert_eq!(set(Some(0), 60), [50, 80, 100].map(|threshold| (Scope::User, threshold)));
+    assert_eq!(set(Some(1), 60), []);
+    assert_eq!(set(None, 75), [50, 80].map(|threshold| (Scope::Organization, threshold)));
+    // A day and a month can begin at the same moment; each has its own thresholds.
+    let of_month = Budget { action: Action::Notify, ..budget(100, CostPeriod::Month) };
+    assert_eq!(crossed(&world.budget(Some(0), Some(of_month))), [(Scope::User, 50)]);
+}
+
+fn crossed(events: &[Event]) -> Vec<(Scope, u16)> {
+    let told = |event: &Event| match event {
+        Event::BudgetThresholdCrossed(crossed) => Some((crossed.scope, crossed.threshold)),
+        _ => None,
+    };
+    events.iter().filter_map(told).collect()
+}
+
+#[test]
 fn a_threshold_is_told_once_a_period_with_the_charge_that_crosses_it() {
     let mut world = World::new();
     world.budget(Some(0), Some(Budget { action: Action::Notify, ..budget(100, CostPeriod::Day) }));
     world.run(0).unwrap();
-    let crossed = |events: &[Event]| -> Vec<(Scope, u16)> {
-        let told = |event: &Event| match event {
-            Event::BudgetThresholdCrossed(crossed) => Some((crossed.scope, crossed.threshold)),
-            _ => None,
-        };
-        events.iter().filter_map(told).collect()
-    };
     for (cents, expected) in [(49, &[][..]), (1, &[50]), (10, &[]), (60, &[80, 100]), (90, &[])] {
         world.open(0, 1).unwrap();
         let events = world.settle(0, world.calls, cents).unwrap();

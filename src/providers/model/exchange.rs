@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use reqwest::Method;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use url::Url;
 use zeroize::Zeroizing;
@@ -83,7 +83,10 @@ impl Wire {
             Some("the answer is no event stream".to_owned())
         };
         match decoder.finish() {
-            Ok(reply) => Ok(Reply { vendor_id: request_id.or(reply.vendor_id), ..reply }),
+            Ok(reply) => {
+                let usage = reply.usage.filter(is_possible);
+                Ok(Reply { usage, vendor_id: request_id.or(reply.vendor_id), ..reply })
+            }
             Err(partial) => {
                 let message = broken.unwrap_or_else(|| "the stream ended before the answer did".to_owned());
                 Err(CallError::BrokeOff {
@@ -126,6 +129,12 @@ impl Wire {
             CallError::BrokeOff { message, text: String::new(), usage: None, vendor_id: None }
         })
     }
+}
+
+/// Whether a call can have used so much. What cannot be is as good as not told: the worst case may have been used.
+fn is_possible(usage: &Usage) -> bool {
+    let Usage { input, output, cache_read, cache_write } = *usage;
+    [input, output, cache_read, cache_write].into_iter().all(|count| count <= config::MOST_TOKENS)
 }
 
 /// Reads the stream until the answer has ended.
@@ -174,6 +183,12 @@ pub(super) fn read_pieces(mut decoder: impl Decoder, pieces: &[&[u8]]) -> (Strin
     (text, ended)
 }
 
+/// Whether an error status says that something on the way gave up waiting, or lost the answer: what stands behind it may
+/// have worked, and bill it.
+fn may_have_cost(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 502 | 504 | 520..=527)
+}
+
 /// The vendor's refusal, in its own words as far as they can be had.
 async fn refusal(mut answer: client::Reply, key: &str) -> CallError {
     let mut body = vec![];
@@ -188,7 +203,12 @@ async fn refusal(mut answer: client::Reply, key: &str) -> CallError {
     if message.is_empty() {
         status.canonical_reason().unwrap_or("no reason given").clone_into(&mut message);
     }
-    if let Some(id) = request_id(answer.headers()) {
+    let vendor_id = request_id(answer.headers());
+    if may_have_cost(status) {
+        let message = format!("status {}: {message}", status.as_u16());
+        return CallError::BrokeOff { message, text: String::new(), usage: None, vendor_id };
+    }
+    if let Some(id) = vendor_id {
         message = format!("{message} (request {id})");
     }
     CallError::Refused { status: status.as_u16(), message, retry_after: retry_after(answer.headers()) }

@@ -177,7 +177,7 @@ pub enum CallError {
     /// It never reached the vendor: it cannot have cost anything, and may be made again.
     #[error("the model's vendor cannot be reached: {0}")]
     NotSent(String),
-    /// The vendor refused it before it began (an error status): it cost nothing.
+    /// The vendor refused it before it began (an error status of its own): it cost nothing.
     #[error("the model's vendor refused the call with status {status}: {message}")]
     Refused {
         /// The HTTP status.
@@ -207,7 +207,7 @@ impl CallError {
     pub const fn may_be_repeated(&self) -> bool {
         match self {
             Self::NotSent(_) => true,
-            Self::Refused { status, .. } => matches!(*status, 408 | 409 | 429 | 500..),
+            Self::Refused { status, .. } => matches!(*status, 409 | 429 | 500..),
             Self::BrokeOff { .. } => false,
         }
     }

@@ -81,6 +81,10 @@ pub(super) const COLUMNS: &str = "l.position, l.entry, l.at, l.line, l.category,
     l.agent_id, l.task_id, l.model, l.quantity, l.unit, l.price_amount, l.price_per, l.rate_card, l.cost,
     l.corrects_position, l.corrects_entry, l.used_at";
 
+/// Who the user of a line is to the caller: found by key for each line, however many users there are.
+pub(super) const OF_USER: &str = "left join lateral (
+    select external_id from end_users where tenant_id = $1 and user_id = l.user_id offset 0) u on true";
+
 /// Parameters of a statement that is put together, numbered as they come.
 struct Parameters<'a>(Vec<&'a (dyn ToSql + Sync)>);
 
@@ -141,7 +145,8 @@ pub async fn entries(
     scope.query(&sql, &parameters.0).await?.iter().map(entry).collect()
 }
 
-/// Entries that are not late are found by their positions, which follow the time; the few that are by their time.
+/// Entries that are not late are found by their positions, which follow the time; those that are by their time, and by
+/// their positions too, since their events come after it.
 fn statement(narrow: &str, subject: Option<&str>, [from, until, limit]: [&str; 3]) -> String {
     let of_build = "l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.position > 0";
     let order = format!("order by l.position desc, l.entry desc limit {limit}");
@@ -167,8 +172,9 @@ fn statement(narrow: &str, subject: Option<&str>, [from, until, limit]: [&str; 3
            ({timely})
            union all
            (select {COLUMNS} from ledger l
-            where {of_build} and l.late = 1 and l.at >= {from} and l.at < {until} and {IS_ENTRY} {narrow} {order})
-         ) l left join end_users u on u.tenant_id = $1 and u.user_id = l.user_id {order}",
+            where {of_build} and l.late = 1 and l.position > position_before($1, {from}) and l.at >= {from}
+              and l.at < {until} and {IS_ENTRY} {narrow} {order})
+         ) l {OF_USER} {order}",
         COLUMNS.replace("l.user_id, ", ""),
     )
 }

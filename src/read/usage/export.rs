@@ -5,7 +5,7 @@ use theazo_domain::charge::{Category, Price};
 use theazo_domain::time::{Day, Timestamp};
 use tokio_postgres::Row;
 
-use super::entries::{COLUMNS, entry};
+use super::entries::{COLUMNS, OF_USER, entry};
 use super::{Entry, IS_ENTRY, Period, Pin, Place};
 use crate::config;
 use crate::database::{Error, Scope, system_time};
@@ -27,7 +27,8 @@ impl Part {
             Self::Timely => {
                 "l.late = 0 and l.position > position_before($1, $2) and l.position <= position_before($1, $3)"
             }
-            Self::Late => "l.late = 1 and l.at >= $2 and l.at < $3",
+            // Their events come after the time that they count at.
+            Self::Late => "l.late = 1 and l.position > position_before($1, $2) and l.at >= $2 and l.at < $3",
         };
         format!(
             "l.tenant_id = $1 and l.build = live_build($1, 'ledger') and {within} and l.position <= $4 and {IS_ENTRY}"
@@ -50,7 +51,7 @@ pub async fn entries_after(
         "select {}, u.external_id from (
            select {COLUMNS} from ledger l where {} and (l.position, l.entry) > ($5, $6)
            order by l.position, l.entry limit $7
-         ) l left join end_users u on u.tenant_id = $1 and u.user_id = l.user_id order by l.position, l.entry",
+         ) l {OF_USER} order by l.position, l.entry",
         COLUMNS.replace("l.user_id, ", ""),
         part.lines(),
     );
@@ -107,7 +108,8 @@ pub async fn groups(scope: Scope<'_>, period: Period, pin: Pin, day: Day) -> Res
            left join ledger c on c.tenant_id = $1 and c.build = l.build and c.position = l.corrects_position
              and c.entry = l.corrects_entry
            group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
-         ) g left join end_users u on u.tenant_id = $1 and u.user_id = g.user_id
+         ) g left join lateral (
+           select external_id from end_users where tenant_id = $1 and user_id = g.user_id offset 0) u on true
          order by g.session_id, g.agent_id, g.category, g.model, g.unit, g.line, g.rate_card",
         Part::Timely.lines(),
         Part::Late.lines(),

@@ -1,5 +1,5 @@
 //! Usage and billing: every figure is a sum over lines of the ledger for a period, as they stood at one position of
-//! the log.
+//! the log. Only the number of sessions that were created comes from the listing of sessions.
 //!
 //! A period is made of whole months, days, hours and minutes whose sums are kept, and of seconds whose lines are summed
 //! up: however much has happened, as many rows are read. What came after the position is taken away again.
@@ -122,6 +122,36 @@ const SOURCES: &str = "with pieces as materialized (
           where l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.position > $6
             and l.at >= $7 and l.at < $8
     )";
+
+/// The sessions that were created in the pieces of these grains, less those of the whole period that came after the pin.
+/// An event's time is never before the one ahead of it, so those begin with the time of the pin.
+fn created_in(grains: &str) -> String {
+    format!(
+        ", created as (
+        select p.sign, s.user_id, s.session_id from pieces p cross join lateral (
+            select * from sessions s where {OF_SESSIONS} and s.created_at >= p.since and s.created_at < p.until
+            offset 0) s
+          where p.grain in ({grains})
+        union all
+        select -1, s.user_id, s.session_id from sessions s
+          where {OF_SESSIONS} and s.position > $6 and s.created_at >= $7 and s.created_at < $8
+            and s.created_at >= (select e.at from events e where e.tenant_id = $1 and e.position = $6)
+    )"
+    )
+}
+
+/// The sessions that were created in the whole period, up to the pin.
+fn created_in_all() -> String {
+    format!(
+        ", created as (
+        select 1::bigint as sign, s.user_id, s.session_id from sessions s
+          where {OF_SESSIONS} and s.position <= $6 and s.created_at >= $7 and s.created_at < $8
+    )"
+    )
+}
+
+/// The condition is that of the index by time.
+const OF_SESSIONS: &str = "s.tenant_id = $1 and s.build = live_build($1, 'sessions') and s.position > 0";
 
 /// The lines that are charges and stand on a bill.
 const IS_ENTRY: &str = "l.line in ('usage', 'rating', 'adjustment')";

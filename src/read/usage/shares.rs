@@ -7,7 +7,7 @@ use theazo_projections::grain::Grain;
 use theazo_projections::ledger::usage::{AGENT_GRAINS, USER_GRAINS};
 use tokio_postgres::Row;
 
-use super::{IS_ENTRY, Period, Pieces, Pin, SOURCES};
+use super::{IS_ENTRY, LINES, Period, Pieces, Pin, SOURCES, created_in, created_in_all};
 use crate::database::{Error, Scope};
 use crate::read::person;
 
@@ -18,7 +18,7 @@ pub enum By {
     User,
     /// Sessions.
     Session,
-    /// Agents; what is no agent's is a share of its session.
+    /// Agents.
     Agent,
 }
 
@@ -65,33 +65,44 @@ impl By {
             Self::User => "left join end_users u on u.tenant_id = $1 and u.user_id = s.user_id",
             Self::Session | Self::Agent => "",
         };
-        let coarse = "'month', 'ten_days', 'day'";
-        let (of_users, by_agent) = match self {
-            Self::User => (Self::kept("usage_by_user", &format!("p.grain in ({coarse})")), coarse),
-            Self::Session | Self::Agent => (String::new(), "''"),
+        let (coarse, fine) = ("'month', 'ten_days', 'day'", format!("'hour', 'minute', '{LINES}'"));
+        let (of_users, by_agent, created) = match self {
+            Self::User => {
+                (Self::kept("usage_by_user", &format!("p.grain in ({coarse})")), coarse, created_in(&fine))
+            }
+            Self::Session => (String::new(), "''", created_in_all()),
+            Self::Agent => (String::new(), "''", String::new()),
         };
-        let of_agents = Self::kept("usage_by_agent", &format!("p.grain not in ('lines', {by_agent})"));
+        let of_agents = Self::kept("usage_by_agent", &format!("p.grain not in ('{LINES}', {by_agent})"));
+        // A session that was created is no agent's share.
+        let of_created = match self {
+            Self::User | Self::Session => {
+                "union all select c.sign, c.user_id, c.session_id, '', 0, 0, 1, 0 from created c"
+            }
+            Self::Agent => "",
+        };
         format!(
-            "{SOURCES}, shares as (
+            "{SOURCES} {created}, shares as (
                 {of_users} {of_agents}
                 select l.sign, l.user_id, l.session_id, coalesce(l.agent_id, '') as agent_id,
                   case when {IS_ENTRY} then l.cost else 0 end as cost, case when {IS_ENTRY} then 1 else 0 end as entries,
-                  case when l.line = 'session' then 1 else 0 end as sessions,
-                  case when l.line = 'agent' then 1 else 0 end as agents
-                from lines l
+                  0 as sessions, case when l.line = 'agent' then 1 else 0 end as agents
+                from lines l {of_created}
             ) select s.user_id, {told_apart},
                 s.sign * (s.entries + s.sessions + s.agents), case when s.sign < 0 then -s.cost else s.cost end
               from shares s {names}
-              where s.entries <> 0 or s.agents <> 0 or s.sessions <> 0 {}",
-            // A session that was created is no agent's share.
-            if self == Self::Agent { "and (s.agent_id <> '' or s.entries <> 0)" } else { "" },
+              where s.entries <> 0 or s.agents <> 0 or s.sessions <> 0"
         )
     }
 
     fn kept(table: &str, pieces: &str) -> String {
-        let ids = if table == "usage_by_user" { "'', ''" } else { "t.session_id, t.agent_id" };
+        let (ids, sessions) = if table == "usage_by_user" {
+            ("'', ''", "t.sessions")
+        } else {
+            ("t.session_id, t.agent_id", "0")
+        };
         format!(
-            "select p.sign, t.user_id, {ids}, t.cost, t.entries, t.sessions, t.agents
+            "select p.sign, t.user_id, {ids}, t.cost, t.entries, {sessions} as sessions, t.agents
              from pieces p cross join lateral (
                 select * from {table} t where t.tenant_id = $1 and t.build = live_build($1, '{table}')
                   and t.grain = p.grain and t.start >= p.since and t.start < p.until

@@ -11,7 +11,7 @@ use theazo_projections::ledger::Measures;
 use theazo_projections::ledger::usage::GRAINS;
 use tokio_postgres::Row;
 
-use super::{IS_ENTRY, Period, Pieces, Pin, SOURCES};
+use super::{IS_ENTRY, LINES, Period, Pieces, Pin, SOURCES, created_in};
 use crate::database::{Error, Scope, millis};
 use crate::planted;
 use crate::read::word;
@@ -64,21 +64,25 @@ const SUMS: [(&str, &str); 16] = [
         "case when (l.line = 'rated' or l.line = 'usage' and l.category = 'model' and l.price_amount is null)
            and l.unit = 'output_token' then l.quantity else 0 end",
     ),
-    ("sessions", "case when l.line = 'session' then 1 else 0 end"),
+    // The listing of sessions tells them.
+    ("sessions", "0"),
     ("agents", "case when l.line = 'agent' then 1 else 0 end"),
 ];
 
 static TOTALS: LazyLock<String> = LazyLock::new(|| {
     let (mut sums, mut kept, mut of_lines) = (String::new(), String::new(), String::new());
+    let mut of_sessions = String::new();
     for (index, (column, of_line)) in SUMS.iter().enumerate() {
         // The first three are decimals, the others whole numbers.
         let kind = if index < 3 { "numeric" } else { "bigint" };
         let _ = write!(sums, ", sum(s.sign * s.{column})::{kind}");
         let _ = write!(kept, ", t.{column}");
         let _ = write!(of_lines, ", {of_line}");
+        let _ = write!(of_sessions, ", {}", i32::from(*column == "sessions"));
     }
+    let created = created_in(&format!("'{LINES}'"));
     format!(
-        "{SOURCES} select s.category, s.model{sums} from (
+        "{SOURCES} {created} select s.category, s.model{sums} from (
             select p.sign, t.category, t.model{kept} from pieces p cross join lateral (
                 select * from usage_totals t
                 where t.tenant_id = $1 and t.build = live_build($1, 'usage_totals')
@@ -87,6 +91,8 @@ static TOTALS: LazyLock<String> = LazyLock::new(|| {
               where p.grain <> 'lines'
             union all
             select l.sign, coalesce(l.category, ''), coalesce(l.model, ''){of_lines} from lines l
+            union all
+            select c.sign, '', ''{of_sessions} from created c
           ) s group by s.category, s.model order by s.category, s.model"
     )
 });

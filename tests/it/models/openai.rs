@@ -205,7 +205,9 @@ async fn servers_that_keep_the_protocol_loosely_are_understood() {
     let silent_usage =
         r#"{"id":"x","choices":[{"index":0,"delta":{"content":"42"},"finish_reason":"stop"}]}"#;
     let refusal = r#"{"choices":[{"index":0,"delta":{"refusal":"No."},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":3}}"#;
-    let bodies = [whole_call, silent_usage, refusal];
+    let reasoned = r#"{"choices":[{"delta":{"content":"42"},"finish_reason":"stop"}],"usage":{"prompt_tokens":32,"completion_tokens":9,"total_tokens":135,"completion_tokens_details":{"reasoning_tokens":94}}}"#;
+    let impossible = r#"{"choices":[{"delta":{"content":"42"},"finish_reason":"stop"}],"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":9}}"#;
+    let bodies = [whole_call, silent_usage, refusal, reasoned, impossible];
     let server =
         ModelServer::scripted(bodies.map(|chunk| raw(format!("data: {chunk}\n\ndata: [DONE]\n\n")))).await;
     let models = models(&server, DEADLINE);
@@ -222,6 +224,13 @@ async fn servers_that_keep_the_protocol_loosely_are_understood() {
 
     let reply = ask(&models, &call(MODEL)).await.unwrap();
     assert_eq!((reply.text.as_str(), reply.stop), ("No.", Stop::Refusal));
+
+    // What was reasoned is output, also where it is in the total only.
+    let reply = ask(&models, &call(MODEL)).await.unwrap();
+    assert_eq!(reply.usage, Some(Usage { input: 32, output: 103, ..Usage::default() }));
+
+    let reply = ask(&models, &call(MODEL)).await.unwrap();
+    assert_eq!((reply.text.as_str(), reply.usage), ("42", None), "nobody used so much");
 }
 
 #[tokio::test]

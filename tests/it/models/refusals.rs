@@ -45,14 +45,32 @@ async fn each_error_status_is_a_refusal_that_cost_nothing() {
 }
 
 #[tokio::test]
+async fn what_gave_up_on_the_way_may_have_cost() {
+    let statuses = [408, 502, 504, 520, 524, 527];
+    for model in MODELS {
+        let answers =
+            statuses.map(|status| Answer::Error { status, retry_after: None, body: KEY.to_owned() });
+        let server = ModelServer::scripted(answers).await;
+        let models = models(&server, DEADLINE);
+        for expected in statuses {
+            let error = ask(&models, &call(model)).await.unwrap_err();
+            assert!(!error.may_be_repeated(), "{error}");
+            let CallError::BrokeOff { message, usage, vendor_id, .. } = error else { panic!("{error}") };
+            assert_eq!((message, usage), (format!("status {expected}: [key]"), None));
+            assert!(vendor_id.is_some_and(|id| id.starts_with("req_")));
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_error_of_another_form_is_told_in_short() {
     let bodies = [
         ("{\"error\": \"model not found\"}", "model not found"),
         ("{\"detail\": \"Not allowed\"}", "Not allowed"),
         ("upstream connect error", "upstream connect error"),
-        ("", "Bad Gateway"),
+        ("", "Service Unavailable"),
     ];
-    let error = |body: &str| Answer::Error { status: 502, retry_after: None, body: body.to_owned() };
+    let error = |body: &str| Answer::Error { status: 503, retry_after: None, body: body.to_owned() };
     let long = "x".repeat(1_000_000);
     let answers = bodies.iter().map(|(body, _)| error(body)).chain([error(&long)]);
     let server = ModelServer::scripted(answers).await;

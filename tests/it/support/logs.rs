@@ -7,12 +7,14 @@ use theazo::database::{self, Database};
 use theazo::log::{self, Actor, Content, Log, Provenance, Submission, Tenant};
 use theazo::random;
 use theazo::vault::{Key, Master, Masters, ServerKeys};
-use theazo_domain::agent_config::AgentConfig;
+use theazo_domain::agent::NewAgent;
+use theazo_domain::agent_config::{AgentConfig, ProviderName};
 use theazo_domain::command::Person;
 use theazo_domain::content::ContentRef;
 use theazo_domain::definition::{self, Details, DetailsPatch};
-use theazo_domain::id::{ContentId, DefinitionId, OrganizationId, RequestId, SessionId, UserId};
+use theazo_domain::id::{AgentId, ContentId, DefinitionId, OrganizationId, RequestId, SessionId, UserId};
 use theazo_domain::organization::{self, Mode, Plan};
+use theazo_domain::rates::Card;
 use theazo_domain::session::{self, Limits, Opening};
 use theazo_domain::time::Timestamp;
 use theazo_domain::{Command, user};
@@ -131,6 +133,21 @@ pub(crate) fn definition_of_two_versions() -> [Submission; 3] {
         definition::Command::Archive,
     ]
     .map(|command| submission(Command::Definition(id, command)))
+}
+
+/// A new agent, without a definition.
+pub(crate) fn new_agent(agent_id: AgentId) -> NewAgent {
+    NewAgent {
+        agent_id,
+        definition: None,
+        config: AgentConfig::default(),
+        provider: Some(ProviderName::Local),
+        mocked: false,
+        browser: false,
+        timeout_s: 300,
+        storage: Card::built_in().storage_rates(),
+        compute: Card::built_in().compute_rates(),
+    }
 }
 
 /// Opens a user's session.

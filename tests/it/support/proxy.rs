@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -37,6 +37,7 @@ pub(crate) struct Proxy {
     scratch: Scratch,
     cut: Arc<AtomicU8>,
     seeming: watch::Sender<Seeming>,
+    refused: Arc<AtomicUsize>,
 }
 
 /// How `commit` is asked for in the protocol's simple query: Q, the length, the text, a zero byte.
@@ -50,9 +51,14 @@ impl Proxy {
         let listener = UnixListener::bind(path).expect("the proxy listens");
         let cut = Arc::new(AtomicU8::new(0));
         let cuts = Arc::clone(&cut);
+        let refused = Arc::new(AtomicUsize::new(0));
+        let refusals = Arc::clone(&refused);
         let (seeming, seen) = watch::channel(Seeming::There);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                if *seen.borrow() == Seeming::Away {
+                    refusals.fetch_add(1, Ordering::SeqCst);
+                }
                 let (real, cuts, mut cutting, seen) =
                     (real.clone(), Arc::clone(&cuts), seen.clone(), seen.clone());
                 tokio::spawn(async move {
@@ -64,12 +70,17 @@ impl Proxy {
                 });
             }
         });
-        Self { scratch, cut, seeming }
+        Self { scratch, cut, seeming, refused }
     }
 
     /// From now on the database seems to be so.
     pub(crate) fn seem(&self, seeming: Seeming) {
         self.seeming.send_replace(seeming);
+    }
+
+    /// How many connections were asked for while the database was away.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Ordering::SeqCst)
     }
 
     pub(crate) fn config(&self, database: &TestDatabase) -> Config {

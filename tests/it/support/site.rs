@@ -122,6 +122,11 @@ impl Site {
         Self::with_all(clock, Outside::new(None, Settings::default())).await
     }
 
+    /// Servers with the models of this server, whose workers are not started.
+    pub(crate) async fn with_models(models: &ModelServer) -> Arc<Self> {
+        Self::with_all(Arc::new(SystemClock), Outside::new(Some(models), Settings::default())).await
+    }
+
     /// Servers whose workers work, with the models of this server where one is given.
     pub(crate) async fn working(models: Option<&ModelServer>) -> Arc<Self> {
         Self::working_with(models, Settings::default()).await

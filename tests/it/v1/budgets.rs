@@ -6,15 +6,15 @@ use theazo::clock::Clock;
 use theazo::random;
 use theazo::runtime::Runtime;
 use theazo_domain::agent::{self, NewAgent};
-use theazo_domain::agent_config::{AgentConfig, ProviderName};
 use theazo_domain::charge::{Price, Rate};
 use theazo_domain::id::AgentId;
 use theazo_domain::key::Role;
 use theazo_domain::organization::Mode;
-use theazo_domain::rates::{Card, ComputeRates};
+use theazo_domain::rates::ComputeRates;
 use theazo_domain::{Command, session};
 
 use crate::support::api::Api;
+use crate::support::logs::new_agent;
 use crate::support::site::Site;
 use crate::support::wait;
 
@@ -38,17 +38,7 @@ fn rates() -> ComputeRates {
 /// An agent that is ready, whose minute costs ten cents; decided without a worker.
 async fn ready(api: &Api, session: &str) -> AgentId {
     let agent_id = AgentId::from_ulid(random::ulid(api.site.clock.now()));
-    let new = NewAgent {
-        agent_id,
-        definition: None,
-        config: AgentConfig::default(),
-        provider: Some(ProviderName::Local),
-        mocked: false,
-        browser: false,
-        timeout_s: 300,
-        storage: Card::built_in().storage_rates(),
-        compute: rates(),
-    };
+    let new = NewAgent { compute: rates(), ..new_agent(agent_id) };
     let add = session::Command::AddAgent(Box::new(new));
     api.site.execute(api.tenant, Command::Session(session.parse().unwrap(), add)).await;
     let provisioned = agent::Command::Provisioned { sandbox: "here".into() };
@@ -113,6 +103,12 @@ async fn a_budget_is_set_listed_replaced_and_removed() {
     assert_eq!(listed(&api).await.len(), 1);
     let crossed = api.get("/v1/events?type=budget.threshold_crossed").await.expect(200);
     assert_eq!(crossed["data"].as_array().unwrap().len(), 0, "five percent cross nothing");
+    // One of which half is spent as it begins says so.
+    set(&api, &json!({ "amount": 10, "currency": "usd", "period": "day", "thresholds": [50, 100] })).await;
+    let crossed = api.get("/v1/events?type=budget.threshold_crossed").await.expect(200);
+    let told: Vec<_> = crossed["data"].as_array().unwrap().iter().map(|event| &event["data"]).collect();
+    assert_eq!(told.len(), 1, "{crossed}");
+    assert_eq!((&told[0]["threshold"], &told[0]["scope"]), (&json!(50), &json!("organization")));
 }
 
 #[tokio::test]

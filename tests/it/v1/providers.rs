@@ -4,14 +4,14 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use theazo::providers::{Settings, Vendors};
 use theazo_domain::agent::{self, NewAgent};
-use theazo_domain::agent_config::{AgentConfig, ProviderName};
+use theazo_domain::agent_config::ProviderName;
 use theazo_domain::id::{AgentId, SessionId};
 use theazo_domain::key::Role;
 use theazo_domain::organization::Mode;
-use theazo_domain::rates::Card;
 use theazo_domain::{Command, session};
 
 use crate::support::api::{Api, Reply};
+use crate::support::logs::new_agent;
 use crate::support::observer::{ELSEWHERE, Observer, THIS_MACHINE};
 use crate::support::site::Site;
 use crate::support::vendors::verify::{E2B_KEY, Vendor, WEBHOOK_SECRET};
@@ -339,17 +339,8 @@ async fn a_provider_with_active_agents_stays_and_they_are_named() {
     let agents: Vec<_> =
         (1..=3).map(|number| AgentId::from_ulid(ulid::Ulid::from_parts(1, number))).collect();
     for agent_id in &agents {
-        let agent = NewAgent {
-            agent_id: *agent_id,
-            definition: None,
-            config: AgentConfig::default(),
-            provider: Some(ProviderName::E2b),
-            mocked: true,
-            browser: false,
-            timeout_s: 300,
-            storage: Card::built_in().storage_rates(),
-            compute: Card::built_in().compute_rates(),
-        };
+        let provider = Some(ProviderName::E2b);
+        let agent = NewAgent { provider, mocked: true, ..new_agent(*agent_id) };
         let command = session::Command::AddAgent(Box::new(agent));
         api.site.execute(api.tenant, Command::Session(session, command)).await;
     }

@@ -82,12 +82,13 @@ impl Asked {
     /// The period, where `now` is the server's clock and `newest` the time of the newest event that counts, which another
     /// server's clock may have put later.
     pub(crate) fn from(self, now: Timestamp, newest: Timestamp) -> usage::Period {
+        let now = now.max(newest);
         let default_from = match self.default {
             Default::Month => now.day().month_start().start(),
             Default::ThirtyDays => Timestamp::from_millis(now.day().start().millis() - 30 * DAY_MS),
         };
         let until = self.until.map(|end| end.before);
-        let until = until.unwrap_or_else(|| later(floor(now.max(newest)), SECOND_MS));
+        let until = until.unwrap_or_else(|| later(floor(now), SECOND_MS));
         usage::Period { from: self.from.unwrap_or(default_from), until }
     }
 

@@ -91,7 +91,7 @@ pub(crate) async fn users(
     params(
         ("from" = Option<String>, Query, description = "A date, or a time. Default: the start of the calendar month (UTC)"),
         ("until" = Option<String>, Query, description = "A date, which it includes, or a time, before which it ends. Default: now"),
-        ("limit" = Option<i64>, Query, description = "Default: 50", minimum = 1, maximum = 1000),
+        ("limit" = Option<i64>, Query, description = "Default: 25", minimum = 1, maximum = 100),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before: the list stays as it was then"),
     ),
     responses((status = 200, body = Page<SessionCost>)))]
@@ -112,7 +112,7 @@ pub(crate) async fn sessions(
     params(
         ("from" = Option<String>, Query, description = "A date, or a time. Default: the start of the calendar month (UTC)"),
         ("until" = Option<String>, Query, description = "A date, which it includes, or a time, before which it ends. Default: now"),
-        ("limit" = Option<i64>, Query, description = "Default: 50", minimum = 1, maximum = 1000),
+        ("limit" = Option<i64>, Query, description = "Default: 25", minimum = 1, maximum = 100),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before: the list stays as it was then"),
     ),
     responses((status = 200, body = Page<AgentCost>)))]
@@ -138,7 +138,11 @@ async fn list<T>(
 ) -> Result<Json<Page<T>>, Error> {
     let now = edge.app.clock.now();
     let asked = Asked::read(&mut query, Default::Month, now);
-    let limit = query.whole("limit", 1..=config::LARGEST_COST_PAGE).unwrap_or(config::COST_PAGE);
+    let (page, largest) = match by {
+        By::User => (config::USERS_PAGE, config::LARGEST_USERS_PAGE),
+        By::Session | By::Agent => (config::PAGE, config::LARGEST_PAGE),
+    };
+    let limit = query.whole("limit", 1..=largest).unwrap_or(page);
     let tenant = inspector.tenant.id;
     let route = format!("/v1/billing/usage {by:?}");
     let listing = Listing::of(&edge.app.keys.cursors, tenant, &route, &mut query, limit);

@@ -63,13 +63,16 @@ struct FunctionDelta {
     arguments: Option<String>,
 }
 
-/// The whole input, and of it what was read from and written to the cache.
+/// The whole input, and of it what was read from and written to the cache. Some vendors leave what a model has reasoned
+/// out of `completion_tokens`, and have it in the total.
 #[derive(Deserialize)]
 struct Told {
     #[serde(default)]
     prompt_tokens: u64,
     #[serde(default)]
     completion_tokens: u64,
+    #[serde(default)]
+    total_tokens: Option<u64>,
     #[serde(default)]
     prompt_tokens_details: Option<PromptDetails>,
 }
@@ -100,7 +103,9 @@ impl Decoder {
         let cache_read = details.and_then(|details| details.cached_tokens).unwrap_or(0);
         let cache_write = details.and_then(|details| details.cache_write_tokens).unwrap_or(0);
         let input = told.prompt_tokens.saturating_sub(cache_read).saturating_sub(cache_write);
-        self.usage = Some(Usage { input, output: told.completion_tokens, cache_read, cache_write });
+        let beyond_prompt = told.total_tokens.unwrap_or(0).saturating_sub(told.prompt_tokens);
+        let output = told.completion_tokens.max(beyond_prompt);
+        self.usage = Some(Usage { input, output, cache_read, cache_write });
     }
 
     fn add(&mut self, delta: Delta, deltas: &mut Deltas<'_>) {

@@ -1,6 +1,6 @@
 //! Whatever was booked, and for whatever period: all views agree with the charges and with each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
 use serde_json::Value;
@@ -27,7 +27,7 @@ struct Expected {
     by_day: BTreeMap<String, Decimal>,
     entries: usize,
     calls: i64,
-    sessions: i64,
+    sessions: BTreeSet<String>,
     input_tokens: i64,
     output_tokens: i64,
     compute_ms: i64,
@@ -47,8 +47,10 @@ impl Expected {
     fn of(events: &[(Timestamp, Event)], inside: impl Fn(Timestamp) -> bool) -> Self {
         let mut expected = Self::default();
         for (at, event) in events {
-            if matches!(event, Event::SessionCreated(_)) && inside(*at) {
-                expected.sessions += 1;
+            if let Event::SessionCreated(created) = event
+                && inside(*at)
+            {
+                expected.sessions.insert(created.session_id.to_string());
             }
             let Some(booked) = event.booked() else { continue };
             if matches!(event, Event::CallSettled(_) | Event::CallLost(_)) {
@@ -190,10 +192,8 @@ async fn agree(api: &Api, events: &[(Timestamp, Event)], period: &str, expected:
     assert_eq!((exact(&usage["totalCost"]), cents(&usage["totalCost"])), (expected.total, total));
     assert_eq!((&usage["storage"], &usage["unrated"]), (&summary["storage"], unrated));
     assert_eq!((&usage["period"], &usage["unconfirmed"]), (&summary["period"], &summary["unconfirmed"]));
-    assert_eq!(
-        (&usage["modelCalls"], &usage["sessions"]),
-        (&expected.calls.into(), &expected.sessions.into())
-    );
+    let sessions = expected.sessions.len();
+    assert_eq!((&usage["modelCalls"], &usage["sessions"]), (&expected.calls.into(), &sessions.into()));
     let models = get("/v1/billing/usage/models").await;
     let models = models["data"].as_array().unwrap();
     let of_models = cents(&summary["models"]["cost"]);
@@ -212,8 +212,14 @@ async fn agree(api: &Api, events: &[(Timestamp, Event)], period: &str, expected:
         assert!(rows.is_sorted_by(|one, other| exact(&one["cost"]) >= exact(&other["cost"])), "{by}");
         breaks_down(&rows, |row| row[name].as_str().unwrap().to_owned(), of_each, total);
         if by == "users" {
-            let sessions = rows.iter().map(|row| row["sessions"].as_i64().unwrap());
-            assert_eq!(sessions.sum::<i64>(), expected.sessions);
+            let counted = rows.iter().map(|row| row["sessions"].as_u64().unwrap());
+            assert_eq!(counted.sum::<u64>(), sessions as u64);
+        }
+        if by == "sessions" {
+            let listed: BTreeSet<&str> = rows.iter().filter_map(|row| row["sessionId"].as_str()).collect();
+            let charged = expected.by_session.keys().map(String::as_str);
+            let created = expected.sessions.iter().map(String::as_str);
+            assert_eq!(listed, charged.chain(created).collect::<BTreeSet<&str>>());
         }
     }
     let entries = all(api, &format!("/v1/billing/entries?{period}"), 100).await;

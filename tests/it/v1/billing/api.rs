@@ -158,8 +158,12 @@ async fn a_period_that_cannot_be_is_refused_in_every_view() {
     }
     let fields = api.get("/v1/billing/usage/daily?from=1990-01-01").await.fields();
     assert_eq!(fields, [("from".to_owned(), "range".to_owned())]);
-    let fields = api.get("/v1/billing/usage/users?limit=1001").await.fields();
-    assert_eq!(fields, [("limit".to_owned(), "range".to_owned())]);
+    // Lists have 100 rows a page at most, and that of users 1,000.
+    for (view, limit) in [("users", 1_000), ("sessions", 100), ("agents", 100)] {
+        api.get(&format!("/v1/billing/usage/{view}?limit={limit}")).await.expect(200);
+        let fields = api.get(&format!("/v1/billing/usage/{view}?limit={}", limit + 1)).await.fields();
+        assert_eq!(fields, [("limit".to_owned(), "range".to_owned())], "{view}");
+    }
 }
 
 #[tokio::test]

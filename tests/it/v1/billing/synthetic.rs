@@ -96,7 +96,7 @@ fn random_line(dice: &mut Dice, at: Timestamp) -> Charge {
     }
 }
 
-fn random_event(dice: &mut Dice, at: Timestamp) -> Event {
+fn random_event(dice: &mut Dice, at: Timestamp, number: usize) -> Event {
     let place = place(dice.below(40));
     let charges = |dice: &mut Dice, most: u64| -> Vec<Charge> {
         (0..dice.below(most + 1)).map(|_| random_line(dice, at)).collect()
@@ -107,7 +107,8 @@ fn random_event(dice: &mut Dice, at: Timestamp) -> Event {
     let reply = ContentRef { content_id: ContentId::from_ulid(Ulid(9)), sha256: "00".repeat(32) };
     match dice.below(10) {
         0 => Event::SessionCreated(session::Created {
-            session_id: place.session_id,
+            // A session is created once.
+            session_id: SessionId::from_ulid(Ulid((5 << 64) | number as u128)),
             user_id: place.user_id,
             limits: session::Limits::default(),
             metadata: None,
@@ -149,11 +150,11 @@ pub(super) fn random_log(dice: &mut Dice, number: usize) -> Vec<(Timestamp, Even
     let mut at_ms = START_MS + dice.below(DAY_MS as u64) as i64;
     let steps = [0, 900, 40_000, 3_000_000, 50_000_000];
     (0..number)
-        .map(|_| {
+        .map(|number| {
             let step = steps[dice.below(5) as usize];
             at_ms += dice.below(step + 1) as i64;
             let at = Timestamp::from_millis(at_ms);
-            (at, random_event(dice, at))
+            (at, random_event(dice, at, number))
         })
         .collect()
 }
@@ -193,7 +194,7 @@ pub(super) async fn write(api: &Api, events: &[(Timestamp, Event)]) {
     let end = head + events.len() as i64;
     let sql = "update heads set position = $2, last_at = $3 where tenant_id = $1";
     client.execute(sql, &[&tenant, &end, &last]).await.unwrap();
-    for name in ["ledger", "usage_totals", "usage_by_user", "usage_by_agent"] {
+    for name in ["sessions", "ledger", "usage_totals", "usage_by_user", "usage_by_agent"] {
         let projection = theazo_projections::named(name).unwrap();
         rebuild::rebuild(&api.site.servers[0].app.log, api.tenant, projection).await.unwrap();
     }
