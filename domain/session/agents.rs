@@ -132,6 +132,9 @@ impl Existing {
     }
 }
 
+/// A piece of compute: what is held for it, and for how many milliseconds; or the limit that it does not fit.
+type Piece = Result<(Decimal, i64), Excess>;
+
 /// What is left within the limits, while a decision takes of it.
 struct Room {
     standing: Standing,
@@ -144,7 +147,7 @@ impl Room {
     }
 
     /// Takes the next piece of compute at this rate, if it fits.
-    fn piece(&mut self, rate: &Rate, now: Timestamp) -> Result<(Decimal, i64), Excess> {
+    fn piece(&mut self, rate: &Rate, now: Timestamp) -> Piece {
         let (held, slice_ms) = self.standing.next_piece(&self.payers, rate, now)?;
         self.standing.account.book(&Booking::reserving(held));
         self.payers.book(&Booking::reserving(held));
@@ -154,12 +157,7 @@ impl Room {
 
     /// Charges the piece that an agent has used, with nothing held after it, and takes the next one. `None` where it uses
     /// no compute.
-    fn piece_after(
-        &mut self,
-        life: &Life,
-        rate: &Rate,
-        now: Timestamp,
-    ) -> Option<(ComputeTicked, Result<(Decimal, i64), Excess>)> {
+    fn piece_after(&mut self, life: &Life, rate: &Rate, now: Timestamp) -> Option<(ComputeTicked, Piece)> {
         let lease = life.lease.as_ref()?;
         let Some(Event::ComputeTicked(used)) = life.tick_compute((Decimal::ZERO, 0), rate, now) else {
             return None;
