@@ -11,6 +11,7 @@ mod place;
 mod programs;
 mod prove;
 mod rows;
+mod signs;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "The project's own tools")]

@@ -159,7 +159,7 @@ impl Place {
     }
 
     /// Waits until the database takes connections: a server that finds none at its start ends with an error.
-    async fn database_is_up(&self) -> anyhow::Result<()> {
+    pub(crate) async fn database_is_up(&self) -> anyhow::Result<()> {
         let until = Instant::now() + DEADLINE;
         while let Err(error) = self.superuser().await {
             if Instant::now() > until {
@@ -269,18 +269,25 @@ impl Place {
         Ok(())
     }
 
-    /// Kills all of PostgreSQL; it is started again by itself.
-    pub(crate) async fn kill_database(&self) -> anyhow::Result<()> {
+    /// Kills all of PostgreSQL, every process of it at the same moment; it is started again by itself. Whether it was up:
+    /// what is on its way up already cannot be killed.
+    pub(crate) async fn kill_database(&self) -> anyhow::Result<bool> {
         let mut state = self.cluster.state();
-        let State::Running { pid: killed } = *state.borrow_and_update() else {
-            // It is on its way up already.
-            return Ok(());
-        };
+        let State::Running { pid: killed } = *state.borrow_and_update() else { return Ok(false) };
+        // Stopped first, so that it neither makes a process more nor notices what becomes of the others; they would
+        // finish what they are at if they outlived it.
+        if send(killed, Signal::SIGSTOP).is_err() {
+            return Ok(false);
+        }
+        for process in children(killed)? {
+            // One that has ended by itself just now is as dead.
+            let _ = send(process, Signal::SIGKILL);
+        }
         send(killed, Signal::SIGKILL)?;
         // Until that is noticed, whoever connects may meet what is dying.
         let gone = state.wait_for(|state| !matches!(state, State::Running { pid } if *pid == killed));
         timeout(DEADLINE, gone).await.context("PostgreSQL does not die")??;
-        Ok(())
+        Ok(true)
     }
 
     /// Runs a command that answers in JSON; an error where its status is not 0.
@@ -292,6 +299,18 @@ impl Place {
             bail!("{arguments:?}: {}{said}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(serde_json::from_str(&said)?)
+    }
+
+    /// Runs a command that judges, and answers in JSON: whether all is well, and what it says. An error where it could not
+    /// be run to its end.
+    pub(crate) async fn verdict(&self, arguments: &[&str]) -> anyhow::Result<(bool, Value)> {
+        let mut command = self.theazo("operator", &[arguments, &["--json"]].concat());
+        let output = timeout(DEADLINE * 5, command.output()).await.context("the command did not end")??;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        match (output.status.code(), serde_json::from_str(&said)) {
+            (Some(status @ (0 | 1)), Ok(said)) => Ok((status == 0, said)),
+            _ => bail!("{arguments:?}: {}{said}", String::from_utf8_lossy(&output.stderr)),
+        }
     }
 
     /// A new organization with a key of this role and mode.
@@ -329,4 +348,19 @@ fn socket(cluster: &Cluster) -> PathBuf {
 
 fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
     Ok(kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
+}
+
+/// The processes whose parent this is.
+fn children(parent: u32) -> anyhow::Result<Vec<u32>> {
+    let mut found = vec![];
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // Behind the name, which may hold anything, come the state and the parent.
+        let its = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        if its == Some(parent) {
+            found.push(process);
+        }
+    }
+    Ok(found)
 }

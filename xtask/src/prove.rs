@@ -1,26 +1,33 @@
 //! `cargo xtask prove`: runs rows, gives one JSON line each, and holds each against its floor and its planted bugs.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use clap::ValueEnum;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::programs::Programs;
-use crate::{eprint, rows};
+use crate::{eprint, rows, signs};
 
 /// Violations that a line tells; more are only counted.
 const TOLD: usize = 10;
 /// Characters of each that are told.
 const TOLD_CHARACTERS: usize = 400;
+/// Violations that are remembered, for the one that a planted bug has to cause.
+const REMEMBERED: usize = 10_000;
 /// How long one run of a row may take at most, beyond which it is stuck: on a machine with nothing else to do a quick one
 /// takes a quarter of that.
 const QUICK_DEADLINE: Duration = Duration::from_secs(300);
 const FULL_DEADLINE: Duration = Duration::from_secs(4 * 3_600);
+/// What a quick run is to take at most, without its planted bugs. One that takes longer is told, and holds nevertheless:
+/// the machine may have had other things to do.
+const QUICK: Duration = Duration::from_secs(180);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -59,7 +66,7 @@ pub(crate) struct Row {
     pub(crate) claim: &'static str,
     /// Work below which a run has shown nothing: quick and full.
     pub(crate) floor: (u64, u64),
-    /// Bugs that turn it red.
+    /// Bugs that turn it red. Of what each must violate, [`signs`](crate::signs) says more.
     pub(crate) bugs: &'static [&'static str],
     pub(crate) run: fn(Run) -> BoxFuture<'static, anyhow::Result<Findings>>,
 }
@@ -115,14 +122,16 @@ pub(crate) struct Findings {
     pub(crate) work: BTreeMap<&'static str, u64>,
     violations: Vec<String>,
     violated: u64,
+    /// Why it was not run to its end: that is red too, but shows no bug.
+    broken: Option<String>,
 }
 
 impl Findings {
     /// Notes that the claim does not hold.
     pub(crate) fn violation(&mut self, what: impl Into<String>) {
         self.violated += 1;
-        if self.violations.len() < TOLD {
-            self.violations.push(what.into().chars().take(TOLD_CHARACTERS).collect());
+        if self.violations.len() < REMEMBERED {
+            self.violations.push(what.into());
         }
     }
 
@@ -140,12 +149,33 @@ impl Findings {
 
     /// Whether anything was found.
     pub(crate) const fn is_red(&self) -> bool {
-        self.violated > 0
+        self.violated > 0 || self.broken.is_some()
+    }
+
+    fn broken(what: String) -> Self {
+        Self { broken: Some(what), ..Self::default() }
+    }
+
+    /// Whether a bug was found: the claim was violated in the way that is known of it, and not in any.
+    fn shows(&self, row: &str, bug: &str) -> bool {
+        match signs::of(row, bug) {
+            Some(signs) => {
+                self.violations.iter().any(|violation| signs.iter().any(|sign| violation.contains(sign)))
+            }
+            None => self.violated > 0,
+        }
+    }
+
+    /// What is told of all that was found.
+    fn told(&self) -> Vec<String> {
+        let all = self.broken.iter().chain(&self.violations).take(TOLD);
+        all.map(|what| what.chars().take(TOLD_CHARACTERS).collect()).collect()
     }
 }
 
 /// The line of a row.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Line<'a> {
     name: &'a str,
     claim: &'a str,
@@ -158,8 +188,10 @@ struct Line<'a> {
     violations: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     told: Vec<String>,
-    /// Of each planted bug, whether it was found.
-    planted: BTreeMap<&'static str, bool>,
+    /// Of each planted bug, whether it was found; null where none was planted.
+    planted: Option<BTreeMap<&'static str, bool>>,
+    /// Of the run without planted bugs.
+    run_seconds: u64,
     seconds: u64,
 }
 
@@ -180,16 +212,25 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         };
         arguments.names.iter().map(find).collect::<anyhow::Result<_>>()?
     };
+    if let Some(bug) = &arguments.planted {
+        let known = chosen.iter().any(|row| row.bugs.contains(&bug.as_str()));
+        ensure!(known, "no row has a bug {bug}; --list shows them");
+    }
     let with_planted = !arguments.without_planted && chosen.iter().any(|row| !row.bugs.is_empty());
     let programs = Programs::build(with_planted).await?;
+    let began = Instant::now();
     let mut all = true;
-    for row in chosen {
-        all &= prove(row, arguments, &programs).await?;
+    for row in &chosen {
+        all &= prove(row, arguments, &programs).await;
+    }
+    if chosen.len() > 1 {
+        eprint(&format!("{} rows in {} seconds", chosen.len(), began.elapsed().as_secs()));
     }
     Ok(all)
 }
 
-async fn prove(row: &'static Row, arguments: &Arguments, programs: &Programs) -> anyhow::Result<bool> {
+/// Runs a row and tells what it came to, whatever that is: others are run after it.
+async fn prove(row: &'static Row, arguments: &Arguments, programs: &Programs) -> bool {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     let began = Instant::now();
     let run = Run {
@@ -206,7 +247,11 @@ async fn prove(row: &'static Row, arguments: &Arguments, programs: &Programs) ->
     let mut findings = Findings::default();
     if arguments.planted.is_none() {
         eprint(&format!("{}: {} (seed {seed})", row.name, row.claim));
-        findings = attempt(row, run.clone()).await?;
+        findings = attempt(row, run.clone()).await;
+    }
+    let took = began.elapsed();
+    if arguments.budget == Budget::Quick && took > QUICK {
+        eprint(&format!("{}: a quick run is to take {QUICK:?} at most, and took {took:.0?}", row.name));
     }
     let mut planted = BTreeMap::new();
     for bug in row.bugs.iter().copied() {
@@ -214,11 +259,12 @@ async fn prove(row: &'static Row, arguments: &Arguments, programs: &Programs) ->
             continue;
         }
         eprint(&format!("{}: with {bug} planted", row.name));
-        let found = attempt(row, Run { planted: Some(bug), ..run.clone() }).await?;
-        for told in found.violations.iter().take(2) {
-            eprint(&format!("  found: {told}"));
+        let found = attempt(row, Run { planted: Some(bug), ..run.clone() }).await;
+        let shown = found.shows(row.name, bug);
+        for told in found.told().iter().take(2) {
+            eprint(&format!("  {}: {told}", if shown { "found" } else { "not that" }));
         }
-        planted.insert(bug, found.is_red());
+        planted.insert(bug, shown);
     }
     let enough = arguments.planted.is_some() || findings.done >= floor;
     let holds = !findings.is_red() && enough && planted.values().all(|found| *found);
@@ -230,27 +276,31 @@ async fn prove(row: &'static Row, arguments: &Arguments, programs: &Programs) ->
         holds,
         done: findings.done,
         floor,
+        violations: findings.violated + u64::from(findings.broken.is_some()),
+        told: findings.told(),
         work: findings.work,
-        violations: findings.violated,
-        told: findings.violations,
-        planted,
+        planted: (!arguments.without_planted).then_some(planted),
+        run_seconds: took.as_secs(),
         seconds: began.elapsed().as_secs(),
     });
-    Ok(holds)
+    holds
 }
 
-async fn attempt(row: &'static Row, run: Run) -> anyhow::Result<Findings> {
+/// One run. What keeps it from being run to its end is found too.
+async fn attempt(row: &'static Row, run: Run) -> Findings {
     let deadline = match run.budget {
         Budget::Quick => QUICK_DEADLINE,
         Budget::Full => FULL_DEADLINE,
     };
-    let doing = run.doing.clone();
-    match tokio::time::timeout(deadline, (row.run)(run)).await {
-        Ok(findings) => findings.with_context(|| format!("the row {} could not be run", row.name)),
-        Err(_) => {
-            bail!("the row {} did not end within {deadline:?}; its last step: {}", row.name, doing.told())
-        }
-    }
+    let (seed, doing) = (run.seed, run.doing.clone());
+    let running = AssertUnwindSafe((row.run)(run)).catch_unwind();
+    let why = match tokio::time::timeout(deadline, running).await {
+        Ok(Ok(Ok(findings))) => return findings,
+        Ok(Ok(Err(error))) => format!("could not be run to its end: {error:#}"),
+        Ok(Err(_)) => "could not be run to its end: the proof itself has panicked".to_owned(),
+        Err(_) => format!("did not end within {deadline:?}"),
+    };
+    Findings::broken(format!("the row {} {why} (seed {seed}; its last step: {})", row.name, doing.told()))
 }
 
 /// The result: one line of JSON on standard output.

@@ -18,7 +18,6 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Ask, Caller};
-use crate::ledger::Ledger;
 use crate::load::Load;
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
@@ -37,14 +36,15 @@ const CALLERS: usize = 16;
 const FOLLOWERS: usize = 32;
 /// How long a follower stays before it comes back.
 const FOLLOWED: Duration = Duration::from_secs(20);
-/// How long it is measured how much they can carry.
-const MEASURED: Duration = Duration::from_secs(5);
 const BETWEEN_SAMPLES: Duration = Duration::from_secs(1);
-/// What memory may grow by, in bytes, for what a server keeps on purpose up to a limit (states, answers, frames) and for
-/// what an allocator does not give back: so much of what it was, and so much besides.
-const GROWTH: (f64, f64) = (0.10, 12e6);
-/// What files and connections may differ by.
-const SPARE: f64 = 8.0;
+/// The share of what they can carry that must have been acknowledged for the time to count, in percent: somewhat less
+/// than the half that is asked for.
+const CARRIED: u64 = 45;
+/// What memory may grow by with each request, in bytes, once what a server keeps on purpose up to a limit (states,
+/// answers, frames) has come to that: and so much besides, for what an allocator takes in large pieces.
+const GROWTH: (f64, f64) = (16.0, 4e6);
+/// What files and connections may differ by from the start to the end, by their trend.
+const SPARE: f64 = 4.0;
 
 /// What a server takes at a moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,20 +56,20 @@ struct Taken {
 async fn prove(run: Run) -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
     let place = Place::new(&run, SERVERS, &[]).await?;
-    let tenant = place.organization("live").await?;
-    let ledger = Ledger::new(&place.directory().join("ledger.jsonl"))?;
-    // Without a pause first: what they can carry.
-    let whole = Load::new(&place, &ledger, &tenant.key, "whole");
-    drive(&run, &whole, MEASURED, 0).await?;
-    let can = whole.acknowledged.load(Ordering::Relaxed) as f64 / MEASURED.as_secs_f64();
-    // Resting as long as an answer takes makes half of it.
-    let rest = Duration::from_secs_f64(CALLERS as f64 / can.max(1.0));
-    let half = Load { rest, ..Load::new(&place, &ledger, &tenant.key, "half") };
+    let tenant = place.organization("test").await?;
+    // Without a pause first: what they can carry, and what they keep on purpose fills.
+    let whole = Load::new(&place, None, &tenant, "whole");
+    let measured = Duration::from_secs(run.amount(20, 120));
+    drive(&run, &whole, measured, 0).await?;
+    let acknowledged = |load: &Load<'_>| load.acknowledged.load(Ordering::Relaxed);
+    let asked = acknowledged(&whole) + whole.refused.load(Ordering::Relaxed);
+    let each = measured / u32::try_from(asked.max(1))?;
+    let half = Load::new(&place, None, &tenant, "half").paced(each * 2);
     let lasts = Duration::from_secs(run.amount(60, 3_600));
     let over = AtomicBool::new(false);
     let comings = AtomicU64::new(0);
     let following = join_all((0..FOLLOWERS).map(|number| follow(&place, &tenant, number, &over, &comings)));
-    let sampling = sample(&place, &ledger, lasts);
+    let sampling = sample(&place, &half, lasts);
     let driving = async {
         let driven = drive(&run, &half, lasts, 1).await;
         over.store(true, Ordering::Relaxed);
@@ -78,29 +78,53 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     let (driven, samples, followed) = tokio::join!(driving, sampling, following);
     driven?;
     followed.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
-    let samples = samples?;
-    for (server, taken) in samples.servers.iter().enumerate() {
-        let [before, after] = thirds(taken, |taken| taken.memory);
-        findings.claim(after <= before.mul_add(1.0 + GROWTH.0, GROWTH.1), || {
-            format!("server {server} had {:.1} MB, and in the end {:.1} MB", before / 1e6, after / 1e6)
-        });
-        findings.did("memory of a server in the end, in kB", (after / 1e3) as u64 / SERVERS as u64);
-        let [before, after] = thirds(taken, |taken| taken.files);
-        findings.claim(after <= before + SPARE, || {
-            format!("server {server} had {before:.0} files open, and in the end {after:.0}")
-        });
-    }
-    let [before, after] = thirds(&samples.connections, |connections| *connections);
-    findings.claim(after <= before + SPARE, || {
-        format!("the database had {before:.0} connections, and in the end {after:.0}")
-    });
-    findings.done = lasts.as_secs();
+    judge(&samples?, &mut findings);
+    // A second counts where its share of the load was carried.
+    let share = acknowledged(&whole) * lasts.as_secs() * CARRIED / 100 / measured.as_secs();
+    findings.done = lasts.as_secs().min(lasts.as_secs() * acknowledged(&half) / share.max(1));
     findings.did("seconds", lasts.as_secs());
-    findings.did("requests a second that they can carry", can as u64);
-    findings.did("requests acknowledged", half.acknowledged.load(Ordering::Relaxed));
+    findings.did("requests a second that they can carry", acknowledged(&whole) / measured.as_secs());
+    findings.did("requests acknowledged a second", acknowledged(&half) / lasts.as_secs());
+    findings.did("requests acknowledged", acknowledged(&half));
     findings.did("streams opened", comings.into_inner());
     place.stop().await?;
     Ok(findings)
+}
+
+/// Holds what was taken against what it may be, by its trend over the whole run but its beginning.
+fn judge(samples: &Samples, findings: &mut Findings) {
+    let settled = samples.requests.len() / 4;
+    let requests = &samples.requests[settled..];
+    let made = requests.last().zip(requests.first()).map_or(1.0, |(last, first)| (last - first).max(1.0));
+    for (server, taken) in samples.servers.iter().enumerate() {
+        let memory: Vec<f64> = taken[settled..].iter().map(|taken| taken.memory).collect();
+        let growth = slope(requests, &memory);
+        let may = GROWTH.0 + GROWTH.1 / made;
+        findings.claim(growth <= may, || {
+            format!("server {server} takes {growth:.0} bytes of memory a request more, and may {may:.0}")
+        });
+        let work = &mut findings.work;
+        let most = work.entry("bytes that memory grew by a request, at most").or_default();
+        *most = (*most).max(growth.max(0.0) as u64);
+        findings.did(
+            "memory of a server in the end, in kB",
+            memory.last().map_or(0, |last| (last / 1e3) as u64) / SERVERS as u64,
+        );
+        let files: Vec<f64> = taken[settled..].iter().map(|taken| taken.files).collect();
+        let more = slope(requests, &files) * made;
+        findings.claim(more <= SPARE, || format!("server {server} has {more:.0} files open more in the end"));
+    }
+    let more = slope(requests, &samples.connections[settled..]) * made;
+    findings.claim(more <= SPARE, || format!("the database has {more:.0} connections more in the end"));
+}
+
+/// The slope of the line that lies nearest to these points: the least sum of squares.
+fn slope(x: &[f64], y: &[f64]) -> f64 {
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len().max(1) as f64;
+    let (mean_x, mean_y) = (mean(x), mean(y));
+    let both: f64 = x.iter().zip(y).map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
+    let square: f64 = x.iter().map(|x| (x - mean_x) * (x - mean_x)).sum();
+    if square > 0.0 { both / square } else { 0.0 }
 }
 
 /// Lets all callers ask for so long.
@@ -146,18 +170,19 @@ async fn follow(
 /// What was taken, moment by moment.
 #[derive(Debug, Default)]
 struct Samples {
+    /// Requests that were acknowledged until then.
+    requests: Vec<f64>,
     servers: Vec<Vec<Taken>>,
     connections: Vec<f64>,
 }
 
-async fn sample(place: &Place, ledger: &Ledger, lasts: Duration) -> anyhow::Result<Samples> {
+async fn sample(place: &Place, load: &Load<'_>, lasts: Duration) -> anyhow::Result<Samples> {
     let client = place.superuser().await?;
     let mut samples = Samples { servers: vec![vec![]; SERVERS], ..Samples::default() };
     let until = Instant::now() + lasts;
     while Instant::now() + BETWEEN_SAMPLES < until {
         sleep(BETWEEN_SAMPLES).await;
-        // Nothing is lost in this row, so the account need not be kept.
-        drop(ledger.take());
+        samples.requests.push(load.acknowledged.load(Ordering::Relaxed) as f64);
         for (server, taken) in samples.servers.iter_mut().enumerate() {
             taken.push(of_process(place.process(server).context("a server runs")?)?);
         }
@@ -174,11 +199,4 @@ fn of_process(process: u32) -> anyhow::Result<Taken> {
     let kilobytes: f64 = resident.trim().trim_end_matches(" kB").parse()?;
     let files = std::fs::read_dir(format!("/proc/{process}/fd"))?.count();
     Ok(Taken { memory: kilobytes * 1_024.0, files: files as f64 })
-}
-
-/// The means of the middle third and of the last: the first is left out, in which what is kept on purpose fills.
-fn thirds<T>(samples: &[T], value: impl Fn(&T) -> f64) -> [f64; 2] {
-    let third = samples.len() / 3;
-    let mean = |part: &[T]| part.iter().map(&value).sum::<f64>() / part.len().max(1) as f64;
-    [mean(&samples[third..2 * third]), mean(&samples[2 * third..])]
 }

@@ -1,0 +1,148 @@
+//! Holds the log against the client's account, and the read models against the log.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::Round;
+use crate::ledger::{Entry, Outcome};
+
+/// What an operator has made with the organization, before anybody asked for anything.
+const OF_THE_OPERATOR: [&str; 2] = ["organization.created", "key.created"];
+
+/// What the server does by itself: the work of agents, and what becomes of their sandboxes.
+const OF_THE_SERVER: [&str; 17] = [
+    "agent.provisioned",
+    "agent.paused",
+    "agent.suspended",
+    "agent.woken",
+    "agent.released",
+    "task.claimed",
+    "task.completed",
+    "model.call_opened",
+    "model.call_settled",
+    "model.call_released",
+    "model.call_lost",
+    "tool.started",
+    "tool.finished",
+    "compute.started",
+    "compute.ticked",
+    "compute.stopped",
+    "storage.metered",
+];
+
+/// What happens besides, in the same moment, where this is asked for.
+fn besides(event: &str) -> &'static [&'static str] {
+    match event {
+        "session.paused" => &["agent.pause_requested", "agent.paused", "compute.stopped"],
+        "session.resumed" => &["agent.resumed", "compute.started"],
+        "session.terminated" => &["agent.terminated", "task.cancelled", "compute.stopped", "storage.metered"],
+        "agent.terminated" => &["task.cancelled", "compute.stopped", "storage.metered"],
+        "agent.paused" => &["compute.stopped"],
+        "agent.resumed" => &["compute.started"],
+        _ => &[],
+    }
+}
+
+/// An event of the log.
+struct Event {
+    position: i64,
+    kind: String,
+    /// Its subjects, and the name that it gives.
+    about: Vec<String>,
+    actor: String,
+}
+
+impl Round<'_> {
+    /// What was acknowledged is in the log, once; nothing else is; and what is read says the same.
+    pub(super) async fn check(&self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let wrong = self.compare_with_account().await?;
+        let organization = ["--org", &self.tenant.organization];
+        let verify = [&["log", "verify"][..], &organization].concat();
+        let compare = [&["projection", "compare"][..], &organization].concat();
+        let (verified, compared) = tokio::join!(self.place.verdict(&verify), self.place.verdict(&compare));
+        let ((sound, told), (same, reports)) = (verified?, compared?);
+        let mut findings = self.findings();
+        wrong.into_iter().for_each(|wrong| findings.violation(wrong));
+        findings.claim(sound, || format!("the log is not sound: {told}"));
+        for report in
+            reports["data"].as_array().into_iter().flatten().filter(|report| report["equal"] != true)
+        {
+            findings.violation(format!("a read model differs from a refold of the log: {report}"));
+        }
+        findings.claim(same, || "read models differ from a refold of the log".to_owned());
+        findings.did("logs folded again", 1);
+        findings.did("milliseconds of checks", u64::try_from(began.elapsed().as_millis())?);
+        Ok(())
+    }
+
+    /// What is wrong with the log, by the client's account.
+    async fn compare_with_account(&self) -> anyhow::Result<Vec<String>> {
+        // The account is read first: what is written into it later may or may not have happened by now.
+        let entries = self.ledger.read()?;
+        let sql = "select e.position, e.type, e.subjects, e.data->>'name', e.metadata->>'actor',
+                          e.metadata->>'idempotencyKey'
+                   from events e join tenants t using (tenant_id) where t.organization_id = $1
+                   order by t.mode, e.position";
+        let mut wrong = vec![];
+        let mut asked: BTreeMap<String, Vec<Event>> = BTreeMap::new();
+        for row in self.place.superuser().await?.query(sql, &[&self.tenant.organization]).await? {
+            let (mut about, name): (Vec<String>, Option<String>) = (row.get(2), row.get(3));
+            about.extend(name);
+            let event = Event { position: row.get(0), kind: row.get(1), about, actor: row.get(4) };
+            if let Some(key) = row.get(5) {
+                asked.entry(key).or_default().push(event);
+            } else {
+                wrong.extend(unasked(&event));
+            }
+        }
+        for (key, entry) in &entries {
+            wrong.extend(compare(entry, &asked.remove(key).unwrap_or_default()));
+        }
+        for (key, events) in asked {
+            wrong.push(format!("nobody asked for {} under {key}", told(&events)));
+        }
+        Ok(wrong)
+    }
+}
+
+/// What is wrong with an event that no request with a key has made happen: each of the client's has one, so that it
+/// is the server's own, or something was done again without it.
+fn unasked(Event { position, kind, actor, .. }: &Event) -> Option<String> {
+    let right = match actor.as_str() {
+        "system" => OF_THE_SERVER.contains(&&**kind),
+        "operator" => OF_THE_OPERATOR.contains(&&**kind),
+        _ => false,
+    };
+    (!right).then(|| format!("position {position}: nobody asked for {kind}, by {actor}"))
+}
+
+/// What is wrong with what an operation has made happen.
+fn compare(entry: &Entry, events: &[Event]) -> Option<String> {
+    let asked_for = |event: &&Event| Some(&event.kind) == entry.event.as_ref();
+    let times = events.iter().filter(asked_for).count();
+    let wrong = |how: &str| Some(format!("{entry:?} {how}: {}", told(events)));
+    match entry.outcome {
+        Outcome::Ok if times == 0 => return wrong("was acknowledged and never happened"),
+        Outcome::Refused if !events.is_empty() => return wrong("was refused and happened"),
+        _ if times > 1 => return wrong(&format!("happened {times} times")),
+        _ => {}
+    }
+    let meant = |event: &Event| entry.about.iter().all(|id| event.about.contains(id));
+    if events.iter().filter(asked_for).any(|event| !meant(event)) {
+        return wrong("is about something else");
+    }
+    let besides = besides(entry.event.as_deref().unwrap_or_default());
+    let mut others = events.iter().filter(|event| !asked_for(event));
+    if others.any(|other| times == 0 || !besides.contains(&&*other.kind)) {
+        return wrong("made something else happen");
+    }
+    None
+}
+
+fn told(events: &[Event]) -> String {
+    let told =
+        events.iter().map(|Event { position, kind, about, .. }| format!("{position} {kind} {about:?}"));
+    told.collect::<Vec<_>>().join(", ")
+}

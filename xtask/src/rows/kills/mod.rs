@@ -1,0 +1,156 @@
+//! Servers and the whole PostgreSQL are killed under load. After every restart the client's account says what must be in
+//! the log, and the log what must be in the read models.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+
+use crate::ledger::Ledger;
+use crate::load::Load;
+use crate::place::{Place, Tenant};
+use crate::prove::{Findings, Row, Run};
+
+mod check;
+
+pub(crate) const ROW: Row = Row {
+    name: "kills",
+    claim: "nothing acknowledged is lost or doubled; every read model equals a refold of the log, after every restart",
+    floor: (2_000, 1_000_000),
+    bugs: &["lost-batch", "unfolded-row", "forgotten-key"],
+    run: |run| prove(run).boxed(),
+};
+
+const SERVERS: usize = 2;
+const CALLERS: usize = 32;
+/// Kills upon one organization's log; then another takes its place, since all of it is folded again after each of them.
+const KILLS_A_LOG: u64 = 5;
+/// How long the load may take until it is harmed next.
+const UNTIL_HARMED: Duration = Duration::from_secs(30);
+
+async fn prove(run: Run) -> anyhow::Result<Findings> {
+    let place = Place::new(&run, SERVERS, &[]).await?;
+    let mut findings = Findings::default();
+    let mut random = run.random(1);
+    let (kills, acknowledged) = (run.amount(12, 1_000), run.amount(3_000, 1_000_000));
+    // So that the load has been carried when the last kill has come.
+    let between = 2 * acknowledged / kills;
+    let mut killed = 0;
+    for number in 0_u64.. {
+        if killed >= kills && findings.done >= acknowledged || findings.is_red() {
+            break;
+        }
+        let tenant = place.organization("test").await?;
+        let ledger = Ledger::new(&run, &format!("kills-{number}"))?;
+        let load = Load::new(&place, Some(&ledger), &tenant, &format!("log-{number}"));
+        let (place, tenant, ledger_of) = (&place, &tenant, &ledger);
+        let round =
+            Round { place, tenant, ledger: ledger_of, load, run: &run, findings: Mutex::new(findings) };
+        let callers = (0..CALLERS)
+            .map(|caller| round.load.caller(caller, run.random(number * 1_000 + caller as u64 + 7)));
+        let killing = async {
+            let killed = round.kill_around(&mut random, between).await;
+            round.load.over.store(true, Ordering::Relaxed);
+            run.doing.now("the callers end");
+            killed
+        };
+        let (called, killed_here) = tokio::join!(join_all(callers), killing);
+        killed += killed_here?;
+        for outcome in called {
+            if let Err(error) = outcome {
+                round.findings().violation(format!("a request did not come to what it must: {error:#}"));
+            }
+        }
+        run.doing.now(format!("log {number} is checked in the end"));
+        round.check().await?;
+        findings = round.into_findings();
+        if !findings.is_red() {
+            ledger.discard();
+        }
+    }
+    findings.did("kills", killed);
+    findings.did("acknowledged", findings.done);
+    place.stop().await?;
+    Ok(findings)
+}
+
+/// One organization's log.
+struct Round<'a> {
+    place: &'a Place,
+    tenant: &'a Tenant,
+    ledger: &'a Ledger,
+    load: Load<'a>,
+    run: &'a Run,
+    findings: Mutex<Findings>,
+}
+
+impl Round<'_> {
+    fn findings(&self) -> MutexGuard<'_, Findings> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn into_findings(self) -> Findings {
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let Load { acknowledged, refused, unknown, undecided, .. } = &self.load;
+        let mut findings = self.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+        findings.done += count(acknowledged);
+        findings.did("refused, as the rules say", count(refused));
+        findings.did("unknown, settled by the first retry that could be answered", count(unknown));
+        let undecided = count(undecided);
+        findings.claim(undecided == 0, || {
+            format!("{undecided} requests met no kill, and were not decided all the same")
+        });
+        findings
+    }
+
+    /// Kills servers and the database at random moments, starts again what does not come back by itself, and checks
+    /// everything before the load goes on. Gives how many were killed.
+    async fn kill_around(&self, random: &mut fastrand::Rng, between: u64) -> anyhow::Result<u64> {
+        let mut killed = 0;
+        while killed < KILLS_A_LOG && !self.findings().is_red() && !self.load.failed.load(Ordering::Relaxed) {
+            self.load_goes_on(random, between).await;
+            self.run.doing.now(format!("kill {killed} of this log"));
+            self.load.is_harmed();
+            let (victim, choice, holds_at_once) = (random.usize(..SERVERS), random.u8(..4), random.bool());
+            if choice < 2 {
+                killed += u64::from(self.place.kill_database().await?);
+            }
+            if choice > 0 {
+                killed += u64::from(self.place.process(victim).is_some());
+                self.place.end_server(victim, Signal::SIGKILL).await?;
+            }
+            // Now and then what was being done is looked at before anybody does it again; else others go on meanwhile,
+            // and repeat at once what they have got no answer to.
+            let started = async {
+                if choice > 0 { self.place.start(victim).await } else { self.place.database_is_up().await }
+            };
+            let held = if holds_at_once {
+                let (held, started) = tokio::join!(self.load.hold(), started);
+                started?;
+                held
+            } else {
+                started.await?;
+                self.load.hold().await
+            };
+            self.run.doing.now(format!("the check after {killed} kills of this log"));
+            self.check().await?;
+            self.load.is_back();
+            drop(held);
+        }
+        Ok(killed)
+    }
+
+    /// The load goes on for a while between kills, however long the servers take to come back.
+    async fn load_goes_on(&self, random: &mut fastrand::Rng, between: u64) {
+        let done = || self.load.acknowledged.load(Ordering::Relaxed);
+        let (aim, until) = (done() + random.u64(20..between.max(21)), Instant::now() + UNTIL_HARMED);
+        self.run.doing.now(format!("the load goes on to {aim}"));
+        while done() < aim && Instant::now() < until && !self.load.failed.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(random.u64(1..10))).await;
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What each planted bug must violate. That a run is red for some other reason does not show that the bug was found.
+
+/// A row, its bug, and words of the violations that the bug causes: of one of them at least.
+type Sign = (&'static str, &'static str, &'static [&'static str]);
+
+const SIGNS: &[Sign] = &[
+    ("kills", "lost-batch", &["was acknowledged and never happened"]),
+    ("kills", "unfolded-row", &["a read model differs from a refold of the log"]),
+    ("kills", "forgotten-key", &["happened 2 times"]),
+    ("order", "skipped-event", &["a reader of Stream"]),
+    ("order", "missing-row", &["a reader of Pages"]),
+    ("retry", "forgotten-key", &["carried out"]),
+    ("retry", "any-body", &["another body under its key"]),
+    ("limits", "stale-standing", &["are taken"]),
+    ("limits", "smaller-limit", &["refused although it fits"]),
+    ("ledger", "folded-twice", &["users"]),
+    ("ledger", "last-minute", &["and it must be"]),
+    ("ledger", "uncounted-adjustment", &["and it must be"]),
+    ("sse", "skipped-event", &[" behind "]),
+    ("sse", "repeated-frame", &[" behind "]),
+    ("tenants", "no-predicate", &["told {"]),
+    ("runs", "repeated-tool", &["was started twice", "took effect"]),
+    ("runs", "forgotten-result", &["was started twice", "took effect"]),
+    ("runs", "doubled-usage", &["25 and 15 tokens"]),
+    ("sandbox", "no-seccomp", &["a user namespace (expected"]),
+    ("sandbox", "no-network-namespace", &["the host's loopback (expected"]),
+    ("sandbox", "no-process-namespace", &["other processes than one's own (expected"]),
+    ("sandbox", "host-root-stays", &["the old root (expected"]),
+    ("sandbox", "writable-root", &["writing to the root (expected"]),
+    ("sandbox", "kept-capabilities", &["the working directory of process 1 (expected"]),
+    ("sandbox", "no-process-limits", &["a higher limit of memory (expected"]),
+    ("sandbox", "no-watch", &["many large files (expected"]),
+    ("api", "server-error", &["ServerError"]),
+    ("api", "other-type", &["JsonSchemaError"]),
+    ("soak", "leaked-memory", &["bytes of memory a request more"]),
+    ("soak", "leaked-file", &["files open more"]),
+];
+
+/// Words of the violations that this bug causes in this row; none where it may cause any.
+pub(crate) fn of(row: &str, bug: &str) -> Option<&'static [&'static str]> {
+    let named = |sign: &&Sign| row.split('-').next() == Some(sign.0) && sign.1 == bug;
+    SIGNS.iter().find(named).map(|sign| sign.2)
+}
