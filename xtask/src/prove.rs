@@ -308,3 +308,40 @@ async fn attempt(row: &'static Row, run: Run) -> Findings {
 fn say(line: &impl Serialize) {
     println!("{}", serde_json::to_string(line).unwrap_or_else(|_| Value::Null.to_string()));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> Run {
+        let programs = Programs { server: "theazo".into(), planted: None };
+        Run { seed: 7, budget: Budget::Quick, programs, planted: None, doing: Doing::default() }
+    }
+
+    fn row(run: fn(Run) -> BoxFuture<'static, anyhow::Result<Findings>>) -> &'static Row {
+        Box::leak(Box::new(Row { name: "kills", claim: "", floor: (0, 0), bugs: &["lost-batch"], run }))
+    }
+
+    #[tokio::test]
+    async fn what_keeps_a_row_from_its_end_is_a_violation_with_its_seed_and_shows_no_bug() {
+        let failing = row(|_| async { Err(anyhow::anyhow!("500 internal_error")) }.boxed());
+        let panicking = row(|_| async { std::panic::panic_any("a proof is wrong") }.boxed());
+        for row in [failing, panicking] {
+            let findings = attempt(row, run()).await;
+            assert!(findings.is_red());
+            assert!(findings.told()[0].contains("seed 7"));
+            assert!(!findings.shows("kills", "lost-batch"));
+            assert!(!findings.shows("kills", "a bug of which nothing is known"));
+        }
+    }
+
+    #[test]
+    fn a_bug_is_found_by_what_it_violates() {
+        let mut findings = Findings::default();
+        findings.violation("the callers do not end");
+        assert!(!findings.shows("kills", "lost-batch"));
+        assert!(findings.shows("kills", "a bug of which nothing is known"));
+        findings.violation("an entry was acknowledged and never happened");
+        assert!(findings.shows("kills", "lost-batch"));
+    }
+}

@@ -36,7 +36,7 @@ pub(super) struct Life<'a> {
     load: &'a Load<'a>,
     caller: Caller,
     random: fastrand::Rng,
-    number: usize,
+    number: u64,
     turn: u64,
     session: Option<Session>,
     definition: Option<Definition>,
@@ -45,7 +45,7 @@ pub(super) struct Life<'a> {
 }
 
 impl<'a> Life<'a> {
-    pub(super) fn new(load: &'a Load<'a>, number: usize, random: fastrand::Rng) -> Self {
+    pub(super) fn new(load: &'a Load<'a>, number: u64, random: fastrand::Rng) -> Self {
         let caller = Caller::new(&load.tenant.key);
         Self { load, caller, random, number, turn: 0, session: None, definition: None, secret: None }
     }

@@ -1,7 +1,9 @@
 //! The load: callers that live sessions, agents, definitions and secrets through, know what each request must come to, and
 //! write down what it did.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -22,6 +24,27 @@ const GIVE_UP: Duration = Duration::from_secs(90);
 /// Sent again at once, a request meets what the first one has left half done; sent later, what came of it.
 const ASKED_AGAIN_MS: u64 = 40;
 
+/// The types of all events that the load makes happen.
+pub(crate) const EVENTS: [&str; 17] = [
+    "session.created",
+    "session.paused",
+    "session.resumed",
+    "session.terminated",
+    "session.limits_changed",
+    "definition.created",
+    "definition.updated",
+    "definition.archived",
+    "secret.set",
+    "secret.deleted",
+    "agent.created",
+    "agent.paused",
+    "agent.resumed",
+    "agent.terminated",
+    "task.created",
+    "billing.adjusted",
+    "budget.set",
+];
+
 /// What the callers share.
 pub(crate) struct Load<'a> {
     place: &'a Place,
@@ -39,6 +62,8 @@ pub(crate) struct Load<'a> {
     /// Requests that met no kill, whose caller waited, and that were not decided all the same. Where there are none, each
     /// unknown outcome was settled by the first retry that could be answered.
     pub(crate) undecided: AtomicU64,
+    /// Events that were made happen.
+    happened: Mutex<BTreeSet<&'static str>>,
     pub(crate) over: AtomicBool,
     /// Whether a request came to what it must not.
     pub(crate) failed: AtomicBool,
@@ -93,6 +118,7 @@ impl<'a> Load<'a> {
             refused: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             undecided: AtomicU64::new(0),
+            happened: Mutex::default(),
             over: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             gate: RwLock::new(()),
@@ -109,7 +135,7 @@ impl<'a> Load<'a> {
 
     /// Lives sessions through until the load is over. All that it does follows from the random choices, but for when
     /// servers answer.
-    pub(crate) async fn caller(&self, number: usize, random: fastrand::Rng) -> anyhow::Result<()> {
+    pub(crate) async fn caller(&self, number: u64, random: fastrand::Rng) -> anyhow::Result<()> {
         let mut life = Life::new(self, number, random);
         let mut outcome = Ok(());
         while outcome.is_ok() && !self.over.load(Ordering::Relaxed) {
@@ -117,6 +143,11 @@ impl<'a> Load<'a> {
         }
         self.failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
         outcome
+    }
+
+    /// The types of the events that were made happen so far.
+    pub(crate) fn happened(&self) -> BTreeSet<&'static str> {
+        self.happened.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// From now on, until [`Self::is_back`], whoever does not answer may be away.
@@ -159,7 +190,8 @@ impl<'a> Load<'a> {
         let answer =
             self.decided((caller, random), (&ask, &expected), (first, hurried), &mut entry.sent).await?;
         match &expected {
-            Expected::Event { told, .. } => {
+            Expected::Event { kind, told, .. } => {
+                self.happened.lock().unwrap_or_else(PoisonError::into_inner).insert(kind);
                 let id = told.map(|name| text(&answer.json(), name)).transpose()?;
                 entry.about.extend(id);
                 entry.outcome = Outcome::Ok;

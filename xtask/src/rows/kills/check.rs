@@ -55,7 +55,7 @@ struct Event {
 
 impl Round<'_> {
     /// What was acknowledged is in the log, once; nothing else is; and what is read says the same.
-    pub(super) async fn check(&self) -> anyhow::Result<()> {
+    pub(super) async fn check(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
         let wrong = self.compare_with_account().await?;
         let organization = ["--org", &self.tenant.organization];
@@ -63,7 +63,7 @@ impl Round<'_> {
         let compare = [&["projection", "compare"][..], &organization].concat();
         let (verified, compared) = tokio::join!(self.place.verdict(&verify), self.place.verdict(&compare));
         let ((sound, told), (same, reports)) = (verified?, compared?);
-        let mut findings = self.findings();
+        let findings = &mut self.findings;
         wrong.into_iter().for_each(|wrong| findings.violation(wrong));
         findings.claim(sound, || format!("the log is not sound: {told}"));
         for report in
@@ -145,4 +145,50 @@ fn told(events: &[Event]) -> String {
     let told =
         events.iter().map(|Event { position, kind, about, .. }| format!("{position} {kind} {about:?}"));
     told.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: &str, about: &[&str], actor: &str) -> Event {
+        let about = about.iter().map(|id| (*id).to_owned()).collect();
+        Event { position: 7, kind: kind.to_owned(), about, actor: actor.to_owned() }
+    }
+
+    fn entry(event: Option<&str>, outcome: Outcome) -> Entry {
+        let (event, about) = (event.map(str::to_owned), vec!["ses_1".to_owned()]);
+        Entry { key: "key".to_owned(), event, about, outcome, sent: 1 }
+    }
+
+    #[test]
+    fn what_was_acknowledged_has_happened_once_and_to_what_it_was_asked_for() {
+        let paused = || event("session.paused", &["ses_1", "usr_1"], "key_1");
+        let acknowledged = entry(Some("session.paused"), Outcome::Ok);
+        assert_eq!(compare(&acknowledged, &[paused()]), None);
+        assert!(compare(&acknowledged, &[]).is_some());
+        assert!(compare(&acknowledged, &[paused(), paused()]).is_some());
+        assert!(compare(&acknowledged, &[event("session.paused", &["ses_2"], "key_1")]).is_some());
+        assert_eq!(compare(&acknowledged, &[event("agent.paused", &["agt_1"], "key_1"), paused()]), None);
+        assert!(compare(&acknowledged, &[paused(), event("agent.created", &["agt_1"], "key_1")]).is_some());
+    }
+
+    #[test]
+    fn what_was_refused_has_not_happened_and_what_is_unknown_at_most_once() {
+        let paused = || event("session.paused", &["ses_1"], "key_1");
+        assert_eq!(compare(&entry(None, Outcome::Refused), &[]), None);
+        assert!(compare(&entry(None, Outcome::Refused), &[paused()]).is_some());
+        let unknown = entry(Some("session.paused"), Outcome::Unknown);
+        assert_eq!(compare(&unknown, &[]), None);
+        assert_eq!(compare(&unknown, &[paused()]), None);
+        assert!(compare(&unknown, &[paused(), paused()]).is_some());
+    }
+
+    #[test]
+    fn an_event_without_a_key_is_the_servers_own() {
+        assert_eq!(unasked(&event("task.completed", &[], "system")), None);
+        assert_eq!(unasked(&event("key.created", &[], "operator")), None);
+        assert!(unasked(&event("session.paused", &[], "system")).is_some());
+        assert!(unasked(&event("task.completed", &[], "key_1")).is_some());
+    }
 }

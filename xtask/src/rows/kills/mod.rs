@@ -1,8 +1,9 @@
 //! Servers and the whole PostgreSQL are killed under load. After every restart the client's account says what must be in
 //! the log, and the log what must be in the read models.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,7 +12,7 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use crate::ledger::Ledger;
-use crate::load::Load;
+use crate::load::{self, Load};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
@@ -25,8 +26,10 @@ pub(crate) const ROW: Row = Row {
     run: |run| prove(run).boxed(),
 };
 
+/// What is counted by this name: each that was up and was killed.
+const KILLS: &str = "kills";
 const SERVERS: usize = 2;
-const CALLERS: usize = 32;
+const CALLERS: u64 = 32;
 /// Kills upon one organization's log; then another takes its place, since all of it is folded again after each of them.
 const KILLS_A_LOG: u64 = 5;
 /// How long the load may take until it is harmed next.
@@ -39,40 +42,24 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     let (kills, acknowledged) = (run.amount(12, 1_000), run.amount(3_000, 1_000_000));
     // So that the load has been carried when the last kill has come.
     let between = 2 * acknowledged / kills;
-    let mut killed = 0;
+    let mut happened = BTreeSet::new();
     for number in 0_u64.. {
+        let killed = findings.work.get(KILLS).copied().unwrap_or_default();
         if killed >= kills && findings.done >= acknowledged || findings.is_red() {
             break;
         }
         let tenant = place.organization("test").await?;
         let ledger = Ledger::new(&run, &format!("kills-{number}"))?;
         let load = Load::new(&place, Some(&ledger), &tenant, &format!("log-{number}"));
-        let (place, tenant, ledger_of) = (&place, &tenant, &ledger);
-        let round =
-            Round { place, tenant, ledger: ledger_of, load, run: &run, findings: Mutex::new(findings) };
-        let callers = (0..CALLERS)
-            .map(|caller| round.load.caller(caller, run.random(number * 1_000 + caller as u64 + 7)));
-        let killing = async {
-            let killed = round.kill_around(&mut random, between).await;
-            round.load.over.store(true, Ordering::Relaxed);
-            run.doing.now("the callers end");
-            killed
-        };
-        let (called, killed_here) = tokio::join!(join_all(callers), killing);
-        killed += killed_here?;
-        for outcome in called {
-            if let Err(error) = outcome {
-                round.findings().violation(format!("a request did not come to what it must: {error:#}"));
-            }
-        }
-        run.doing.now(format!("log {number} is checked in the end"));
-        round.check().await?;
-        findings = round.into_findings();
+        let load = Arc::new(load);
+        let round = Round { place: &place, tenant: &tenant, ledger: &ledger, load, run: &run, findings };
+        findings = round.live((number, between), &mut random, &mut happened).await?;
         if !findings.is_red() {
             ledger.discard();
         }
     }
-    findings.did("kills", killed);
+    let missing: Vec<_> = load::EVENTS.iter().filter(|event| !happened.contains(**event)).collect();
+    findings.claim(missing.is_empty() || findings.is_red(), || format!("nobody asked for {missing:?}"));
     findings.did("acknowledged", findings.done);
     place.stop().await?;
     Ok(findings)
@@ -83,20 +70,43 @@ struct Round<'a> {
     place: &'a Place,
     tenant: &'a Tenant,
     ledger: &'a Ledger,
-    load: Load<'a>,
+    load: Arc<Load<'a>>,
     run: &'a Run,
-    findings: Mutex<Findings>,
+    findings: Findings,
 }
 
 impl Round<'_> {
-    fn findings(&self) -> MutexGuard<'_, Findings> {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn into_findings(self) -> Findings {
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let Load { acknowledged, refused, unknown, undecided, .. } = &self.load;
-        let mut findings = self.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    /// Lets the callers ask and be disturbed, and tells what was found by then, and what has happened.
+    async fn live(
+        mut self,
+        (number, between): (u64, u64),
+        random: &mut fastrand::Rng,
+        happened: &mut BTreeSet<&'static str>,
+    ) -> anyhow::Result<Findings> {
+        let load = Arc::clone(&self.load);
+        let run = self.run;
+        let callers = (0..CALLERS).map(|caller| load.caller(caller, run.random(number * 1_000 + caller + 7)));
+        let killing = async {
+            let killed = self.kill_around(random, between).await;
+            load.over.store(true, Ordering::Relaxed);
+            run.doing.now("the callers end");
+            killed
+        };
+        let (called, killed) = tokio::join!(join_all(callers), killing);
+        killed?;
+        run.doing.now(format!("log {number} is checked in the end"));
+        if !self.findings.is_red() {
+            self.check().await?;
+        }
+        for outcome in called {
+            if let Err(error) = outcome {
+                self.findings.violation(format!("a request did not come to what it must: {error:#}"));
+            }
+        }
+        happened.extend(load.happened());
+        let mut findings = self.findings;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Load { acknowledged, refused, unknown, undecided, .. } = &*load;
         findings.done += count(acknowledged);
         findings.did("refused, as the rules say", count(refused));
         findings.did("unknown, settled by the first retry that could be answered", count(unknown));
@@ -104,14 +114,14 @@ impl Round<'_> {
         findings.claim(undecided == 0, || {
             format!("{undecided} requests met no kill, and were not decided all the same")
         });
-        findings
+        Ok(findings)
     }
 
     /// Kills servers and the database at random moments, starts again what does not come back by itself, and checks
-    /// everything before the load goes on. Gives how many were killed.
-    async fn kill_around(&self, random: &mut fastrand::Rng, between: u64) -> anyhow::Result<u64> {
+    /// everything before the load goes on.
+    async fn kill_around(&mut self, random: &mut fastrand::Rng, between: u64) -> anyhow::Result<()> {
         let mut killed = 0;
-        while killed < KILLS_A_LOG && !self.findings().is_red() && !self.load.failed.load(Ordering::Relaxed) {
+        while killed < KILLS_A_LOG && !self.findings.is_red() && !self.load.failed.load(Ordering::Relaxed) {
             self.load_goes_on(random, between).await;
             self.run.doing.now(format!("kill {killed} of this log"));
             self.load.is_harmed();
@@ -128,20 +138,22 @@ impl Round<'_> {
             let started = async {
                 if choice > 0 { self.place.start(victim).await } else { self.place.database_is_up().await }
             };
+            let load = Arc::clone(&self.load);
             let held = if holds_at_once {
-                let (held, started) = tokio::join!(self.load.hold(), started);
+                let (held, started) = tokio::join!(load.hold(), started);
                 started?;
                 held
             } else {
                 started.await?;
-                self.load.hold().await
+                load.hold().await
             };
             self.run.doing.now(format!("the check after {killed} kills of this log"));
             self.check().await?;
             self.load.is_back();
             drop(held);
         }
-        Ok(killed)
+        self.findings.did(KILLS, killed);
+        Ok(())
     }
 
     /// The load goes on for a while between kills, however long the servers take to come back.
