@@ -6,7 +6,7 @@ type Sign = (&'static str, &'static str, &'static [&'static str]);
 const SIGNS: &[Sign] = &[
     ("kills", "lost-batch", &["was acknowledged and never happened"]),
     ("kills", "unfolded-row", &["a read model differs from a refold of the log"]),
-    ("kills", "forgotten-key", &["happened 2 times"]),
+    ("kills", "forgotten-key", &["happened 2 times", "a retry was decided anew"]),
     ("order", "skipped-event", &["a reader of Stream"]),
     ("order", "missing-row", &["a reader of Pages"]),
     ("retry", "forgotten-key", &["carried out"]),

@@ -53,17 +53,25 @@ impl<'a> Life<'a> {
     /// Does one thing more, or looks in vain whether it can be done.
     pub(super) async fn turn(&mut self) -> anyhow::Result<()> {
         self.turn += 1;
+        // What is chosen next does not depend on how often this turn has to ask.
+        let following = self.random.fork();
+        self.act().await?;
+        self.random = following;
+        Ok(())
+    }
+
+    async fn act(&mut self) -> anyhow::Result<()> {
         let choice = self.random.u8(..100);
         let Some(mut session) = self.session.take() else {
             return self.begin().await;
         };
         let over = match choice {
-            0..12 => self.end(&session).await.map(|()| true),
-            12..45 => self.pause_or_resume(&mut session).await.map(|()| false),
-            45..55 => self.limit(&session).await.map(|()| false),
-            55..65 => self.confide(&mut session).await.map(|()| false),
-            65..75 => self.define().await.map(|()| false),
-            75..78 => self.budget().await.map(|()| false),
+            0..8 => self.end(&session).await.map(|()| true),
+            8..34 => self.pause_or_resume(&mut session).await.map(|()| false),
+            34..42 => self.limit(&session).await.map(|()| false),
+            42..52 => self.confide(&mut session).await.map(|()| false),
+            52..62 => self.define().await.map(|()| false),
+            62..64 => self.budget().await.map(|()| false),
             _ => self.use_agent(&mut session).await.map(|()| false),
         }?;
         self.session = (!over).then_some(session);
@@ -233,12 +241,13 @@ impl<'a> Life<'a> {
             self.ask_in_vain(run, "is terminated").await?;
             return Ok(agent);
         }
-        if self.random.u8(..5) == 0 {
+        if self.random.u8(..8) == 0 {
             self.ask(ask("terminate", None), ("agent.terminated", &[&agent.id], None)).await?;
             agent.has_ended = true;
             return Ok(agent);
         }
         if session.is_paused {
+            self.limit(session).await?;
             return Ok(agent);
         }
         if agent.is_paused {
@@ -249,10 +258,10 @@ impl<'a> Life<'a> {
         if !self.is_free(&agent).await? {
             return Ok(agent);
         }
-        if agent.task.is_some() && !agent.was_corrected && self.random.bool() {
+        if agent.task.is_some() && !agent.was_corrected && self.random.u8(..3) == 0 {
             self.correct(&agent).await?;
             agent.was_corrected = true;
-        } else if agent.task.is_some() && !agent.was_paused && self.random.u8(..3) == 0 {
+        } else if agent.task.is_some() && !agent.was_paused && self.random.bool() {
             self.ask(ask("pause", None), ("agent.paused", &[&agent.id], None)).await?;
             (agent.is_paused, agent.was_paused) = (true, true);
         } else {

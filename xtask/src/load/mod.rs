@@ -57,6 +57,8 @@ pub(crate) struct Load<'a> {
     pub(crate) acknowledged: AtomicU64,
     /// Refused by the rules, as they must.
     pub(crate) refused: AtomicU64,
+    /// Looked at how things stand.
+    pub(crate) looks: AtomicU64,
     /// Left open by the first request, and settled by another.
     pub(crate) unknown: AtomicU64,
     /// Requests that met no kill, whose caller waited, and that were not decided all the same. Where there are none, each
@@ -116,6 +118,7 @@ impl<'a> Load<'a> {
             name: name.to_owned(),
             acknowledged: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             undecided: AtomicU64::new(0),
             happened: Mutex::default(),
@@ -173,10 +176,7 @@ impl<'a> Load<'a> {
         key: String,
         Operation { ask, expected }: Operation,
     ) -> anyhow::Result<Value> {
-        if let Some(Pace { began, every, turns }) = &self.pace {
-            let turn = u32::try_from(turns.fetch_add(1, Ordering::Relaxed))?;
-            sleep_until(*began + *every * turn).await;
-        }
+        self.keep_pace().await?;
         let ask = ask.once(key.clone());
         let (event, about) = match &expected {
             Expected::Event { kind, about, .. } => (Some((*kind).to_owned()), about.clone()),
@@ -231,8 +231,13 @@ impl<'a> Load<'a> {
             let met_a_kill = harms % 2 == 1 || self.harms.load(Ordering::Relaxed) != harms;
             drop(passing);
             match answer {
-                Some(answer) if expected.is_met(ask, &answer)? => return Ok(answer),
-                Some(_) => {}
+                Some(answer) => {
+                    let met = expected.is_met(ask, &answer);
+                    let again = || if *sent > 1 { "a retry was decided anew" } else { "the first request" };
+                    if met.with_context(again)? {
+                        return Ok(answer);
+                    }
+                }
                 None => caller.hang_up(),
             }
             if !met_a_kill && hurry.is_none() {
@@ -251,8 +256,18 @@ impl<'a> Load<'a> {
         (caller, random): (&mut Caller, &mut fastrand::Rng),
         path: String,
     ) -> anyhow::Result<Value> {
+        self.keep_pace().await?;
         let _passing = self.gate.read().await;
+        self.looks.fetch_add(1, Ordering::Relaxed);
         self.place.carry_out(caller, random.usize(..2), &Ask::get(path), GIVE_UP).await
+    }
+
+    async fn keep_pace(&self) -> anyhow::Result<()> {
+        if let Some(Pace { began, every, turns }) = &self.pace {
+            let turn = u32::try_from(turns.fetch_add(1, Ordering::Relaxed))?;
+            sleep_until(*began + *every * turn).await;
+        }
+        Ok(())
     }
 
     fn write(&self, entry: &Entry) -> anyhow::Result<()> {

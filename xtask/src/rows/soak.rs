@@ -66,7 +66,8 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     let measured = Duration::from_secs(run.amount(20, 120));
     drive(&run, &whole, measured, 0).await?;
     let acknowledged = |load: &Load<'_>| load.acknowledged.load(Ordering::Relaxed);
-    let asked = acknowledged(&whole) + whole.refused.load(Ordering::Relaxed);
+    let others = whole.refused.load(Ordering::Relaxed) + whole.looks.load(Ordering::Relaxed);
+    let asked = acknowledged(&whole) + others;
     let each = measured / u32::try_from(asked.max(1))?;
     let half = Load::new(&place, None, &tenant, "half").paced(each * 2);
     let lasts = Duration::from_secs(run.amount(60, 3_600));
@@ -91,6 +92,7 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     findings.did("requests a second that they can carry", acknowledged(&whole) / measured.as_secs());
     findings.did("requests acknowledged a second", acknowledged(&half) / lasts.as_secs());
     findings.did("requests acknowledged", acknowledged(&half));
+    findings.did("requests that looked", half.looks.load(Ordering::Relaxed));
     findings.did("streams opened", comings.into_inner());
     place.stop().await?;
     Ok(findings)
