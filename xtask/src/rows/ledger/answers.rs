@@ -3,41 +3,65 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::json;
+use theazo::clock::{Clock, SystemClock};
+
 use super::super::models::script::Used as Usage;
 use super::super::models::{Answer, Asked, ModelServer, Said, Turn};
+use super::journal::Journal;
 use super::money::Used;
 
-/// What was answered of one task, turn by turn: what it used, and how often it was asked.
-type Turns = Vec<(Used, u64)>;
+/// What was answered in one turn of a task.
+#[derive(Debug, Clone)]
+pub(super) struct Answered {
+    pub(super) used: Used,
+    /// The bytes of each request for it.
+    pub(super) asked: Vec<u64>,
+}
+
+/// A task as its vendor knows it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    pub(super) turns: Vec<Answered>,
+    /// When the vendor was first asked, by its own clock.
+    pub(super) first_ms: Option<i64>,
+}
 
 pub(super) struct Vendor {
     pub(super) server: ModelServer,
-    said: Arc<Mutex<Told>>,
+    memory: Arc<Mutex<Memory>>,
 }
 
-struct Told {
-    tasks: BTreeMap<String, Turns>,
+struct Memory {
+    tasks: BTreeMap<String, Told>,
     charges: u64,
     random: fastrand::Rng,
+    journal: Arc<Journal>,
 }
 
 impl Vendor {
-    pub(super) async fn new(random: fastrand::Rng) -> Self {
-        let said = Arc::new(Mutex::new(Told { tasks: BTreeMap::new(), charges: 0, random }));
-        let told = Arc::clone(&said);
+    pub(super) async fn new(random: fastrand::Rng, journal: Arc<Journal>) -> Self {
+        let memory = Memory { tasks: BTreeMap::new(), charges: 0, random, journal };
+        let memory = Arc::new(Mutex::new(memory));
+        let told = Arc::clone(&memory);
         let server = ModelServer::new(move |asked| answer(asked, &told)).await;
-        Self { server, said }
+        Self { server, memory }
     }
 
     /// How many charges the answers so far must come to.
     pub(super) fn charges(&self) -> u64 {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).charges
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).charges
     }
 
-    /// What the turns of a task used, and how often each was asked for.
-    pub(super) fn turns(&self, task: &str) -> Turns {
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.tasks.get(task).cloned().unwrap_or_default()
+    /// What is known of a task.
+    pub(super) fn told(&self, task: &str) -> Told {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.tasks.get(task).cloned().unwrap_or_default()
+    }
+
+    /// The tasks that it was asked about.
+    pub(super) fn tasks(&self) -> Vec<String> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).tasks.keys().cloned().collect()
     }
 }
 
@@ -46,29 +70,14 @@ pub(super) fn task(name: &str, turns: usize) -> String {
     format!("{name}, in {turns} turns.")
 }
 
-/// A model that calls a tool in each turn but the last. The same turn always uses the same, however often it is asked for.
-fn answer(asked: &Asked, said: &Mutex<Told>) -> Answer {
+/// Calls a tool in every turn but the last. The same turn of the same task always uses the same.
+fn answer(asked: &Asked, memory: &Mutex<Memory>) -> Answer {
     let (task, since) = asked.task();
     let turn = since.iter().filter(|said| matches!(said, Said::Model { .. })).count();
-    let turns = task.rsplit(' ').nth(1).and_then(|number| number.parse().ok()).unwrap_or(1);
-    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = said.tasks.get(task).and_then(|answered| answered.get(turn)).map(|(used, _)| *used);
-    let used = known.unwrap_or_else(|| {
-        // What is used is odd, and some of it often nothing.
-        let random = &mut said.random;
-        let mut cached = || if random.u8(..4) == 0 { 0 } else { random.u64(1..30_000) };
-        let (cache_read, cache_write) = (cached(), cached());
-        [random.u64(1..20_000), random.u64(1..3_000), cache_read, cache_write]
-    });
-    if known.is_none() {
-        said.charges += used.iter().filter(|tokens| **tokens > 0).count() as u64;
-    }
-    let answered = said.tasks.entry(task.to_owned()).or_default();
-    match answered.get_mut(turn) {
-        Some((_, times)) => *times += 1,
-        None => answered.push((used, 1)),
-    }
-    drop(said);
+    let turns: usize = task.rsplit(' ').nth(1).and_then(|number| number.parse().ok()).unwrap_or(1);
+    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let used = memory.remember(task, turn, asked);
+    drop(memory);
     let [input, output, cache_read, cache_write] = used;
     let says = if turn + 1 < turns {
         let id = format!("toolu_{}", asked.conversation.len());
@@ -77,4 +86,35 @@ fn answer(asked: &Asked, said: &Mutex<Told>) -> Answer {
         Turn::says("Done.")
     };
     Turn { usage: Usage { input, output, cache_read, cache_write }, ..says }.into()
+}
+
+impl Memory {
+    /// Remembers a request, and what its answer uses.
+    fn remember(&mut self, task: &str, turn: usize, asked: &Asked) -> Used {
+        let told = self.tasks.entry(task.to_owned()).or_default();
+        told.first_ms.get_or_insert_with(|| SystemClock.now().millis());
+        // As it was sent: the same letters, in another order at most.
+        let request = asked.body.to_string().len() as u64;
+        let (used, times) = match told.turns.get_mut(turn) {
+            Some(answered) => {
+                answered.asked.push(request);
+                (answered.used, answered.asked.len())
+            }
+            None => {
+                // What is used is odd, and some of it often nothing.
+                let random = &mut self.random;
+                let mut cached = || if random.u8(..4) == 0 { 0 } else { random.u64(1..30_000) };
+                let (cache_read, cache_write) = (cached(), cached());
+                let used = [random.u64(1..20_000), random.u64(1..3_000), cache_read, cache_write];
+                self.charges += used.iter().filter(|tokens| **tokens > 0).count() as u64;
+                told.turns.push(Answered { used, asked: vec![request] });
+                (used, 1)
+            }
+        };
+        let line =
+            json!({ "answered": task, "turn": turn, "request": asked.number, "used": used, "times": times });
+        // Where the disk is full, whatever is asked for next says so.
+        let _ = self.journal.write(&line);
+        used
+    }
 }

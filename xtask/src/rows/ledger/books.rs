@@ -8,12 +8,13 @@ use theazo_domain::time::Timestamp;
 
 use super::Desk;
 use super::account::{Account, Line};
+use super::harm::Outages;
 use super::money::UNITS;
-use crate::client::Ask;
+use crate::client::{Ask, Caller};
 use crate::prove::Findings;
 
 /// A charge.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) id: String,
     pub(super) at: Timestamp,
@@ -52,7 +53,8 @@ pub(super) fn rows(csv: &str) -> anyhow::Result<Vec<BTreeMap<&str, &str>>> {
 /// An export of a period.
 pub(super) async fn export(desk: Desk<'_>, query: &str) -> anyhow::Result<String> {
     let address = desk.place.address(0).context("a server runs")?;
-    let answer = desk.caller().ask(&address, &Ask::get(format!("/v1/billing/export?{query}"))).await?;
+    let answer =
+        Caller::new(&desk.tenant.key).ask(&address, &Ask::get(format!("/v1/billing/export?{query}"))).await?;
     anyhow::ensure!(answer.status == 200, "an export: {} {}", answer.status, answer.text);
     Ok(answer.text)
 }
@@ -83,7 +85,7 @@ impl Books {
     }
 
     /// Every use that the client knows of is charged once, at its price, and to whom it is of; and nothing else is.
-    pub(super) fn hold_against(&self, account: &Account, findings: &mut Findings) {
+    pub(super) fn hold_against(&self, account: &Account, outages: &Outages, findings: &mut Findings) {
         let ids: BTreeSet<&str> = self.entries.iter().map(|entry| &*entry.id).collect();
         findings.claim(ids.len() == self.entries.len(), || "an entry is exported twice".to_owned());
         for wrong in &account.wrong_tasks {
@@ -91,7 +93,7 @@ impl Books {
         }
         let mut usage: BTreeMap<&str, Vec<Line>> = BTreeMap::new();
         let mut rated: BTreeMap<(&str, usize), (Decimal, Decimal)> = BTreeMap::new();
-        let mut compute: BTreeMap<&str, Decimal> = BTreeMap::new();
+        let mut metered: BTreeMap<&str, [Decimal; 2]> = BTreeMap::new();
         for entry in &self.entries {
             let Some(agent) = account.agents.get(&entry.agent) else {
                 findings.violation(format!("nobody's agent was charged: {entry:?}"));
@@ -120,32 +122,24 @@ impl Books {
                     findings.claim(right, || format!("{entry:?} was asked for as {known:?}"));
                 }
                 ("usage", "compute" | "storage", None) => {
-                    let mut cards = (0..2).filter_map(|half| account.prices(half));
+                    let halves = agent.half.map_or(0..2, |half| half..half + 1);
+                    let mut cards = halves.filter_map(|half| account.prices(half));
                     let card = cards.rfind(|prices| prices.version == entry.card);
                     let cost = card.map(|prices| prices.other(&entry.category, entry.quantity));
                     let near = cost.is_some_and(|cost| (cost - entry.cost).abs() <= Decimal::new(1, 12));
                     findings.claim(near, || format!("it must cost {cost:?}: {entry:?}"));
-                    if entry.category == "compute" {
-                        *compute.entry(&entry.agent).or_default() += entry.quantity;
-                    }
+                    let sums = metered.entry(&entry.agent).or_default();
+                    sums[usize::from(entry.category == "storage")] += entry.quantity;
                 }
                 _ => findings.violation(format!("nobody has used that: {entry:?}")),
             }
         }
         charged(usage, account, findings);
         rated_once(&rated, account, findings);
-        for (id, agent) in &account.agents {
-            let ms = compute.get(&**id).copied().unwrap_or_default();
-            let most = Decimal::from(agent.lived_ms);
-            findings.claim(ms <= most, || format!("{id} lived {most} ms at most, and {ms} were charged"));
-        }
+        measured(&metered, account, outages, findings);
         let of_them = self.entries.iter().filter(|entry| entry.line == "adjustment").count();
         findings.claim(of_them == account.adjustments.len(), || {
             format!("{of_them} corrections of {} are there", account.adjustments.len())
-        });
-        let lost = account.lost.len() as u64;
-        findings.claim(account.repeated <= lost, || {
-            format!("{} answers were given again, and {lost} calls were lost", account.repeated)
         });
     }
 }
@@ -182,4 +176,27 @@ fn rated_once(
     }
     let strange = rated.keys().find(|(id, _)| !account.rated.contains_key(*id));
     findings.claim(strange.is_none(), || format!("{strange:?} was rated, and had a price"));
+}
+
+/// Each sandbox was charged for as long as it was there, and for what it kept.
+fn measured(
+    metered: &BTreeMap<&str, [Decimal; 2]>,
+    account: &Account,
+    outages: &Outages,
+    findings: &mut Findings,
+) {
+    // Each charge of storage is rounded to twelve places.
+    let near = Decimal::new(1, 10);
+    for (id, agent) in &account.agents {
+        let [ms, gb_hours] = metered.get(&**id).copied().unwrap_or_default();
+        let (least, most) = agent.spans.compute_ms(outages);
+        let right = (Decimal::from(least)..=Decimal::from(most)).contains(&ms);
+        findings.claim(right, || format!("{id} has lived {least} to {most} ms, and {ms} were charged"));
+        let (least, most) = agent.spans.gb_hours(outages);
+        let right = least - near <= gb_hours && gb_hours <= most + near;
+        findings.claim(right, || {
+            format!("{id} has kept {least} to {most} GB for hours, and {gb_hours} were charged")
+        });
+        findings.did("agents that must be charged for what they keep", u64::from(least > near));
+    }
 }

@@ -4,10 +4,10 @@ use anyhow::Context;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-use super::account::{Account, Adjustment};
+use super::account::{Account, Adjustment, Lost};
+use super::customer::Customer;
 use super::money::{self, UNITS};
 use super::{Desk, UNPRICED, text};
-use crate::client::Ask;
 use crate::prove::Findings;
 
 /// Charges of each half that are corrected.
@@ -32,13 +32,12 @@ pub(super) async fn import(desk: Desk<'_>, card: &mut Value) -> anyhow::Result<(
 
 /// Tells the server of some of its lost calls what they used, of some that they were not billed, and of others nothing.
 pub(super) async fn reconcile(
-    desk: Desk<'_>,
+    customer: &mut Customer<'_>,
     account: &mut Account,
-    mut random: fastrand::Rng,
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
     let mut file = String::new();
-    for call in desk.all("/v1/billing/unconfirmed", 100).await? {
+    for call in customer.all("/v1/billing/unconfirmed", 100).await? {
         let (id, agent) = (text(&call, "callId")?, text(&call, "agentId")?);
         if account.lost.contains_key(&id) {
             continue;
@@ -48,6 +47,7 @@ pub(super) async fn reconcile(
             findings.violation(format!("a call of nobody's agent is unconfirmed: {call}"));
             continue;
         };
+        let random = &mut customer.random;
         let told = match random.u8(..3) {
             0 => None,
             1 => {
@@ -65,13 +65,15 @@ pub(super) async fn reconcile(
                 Some(Some(used))
             }
         };
-        account.lost.insert(id, told);
+        account.lost.insert(id, Lost { told, cost: money::amount(&call["cost"])?.0 });
     }
     if file.is_empty() {
         return Ok(());
     }
     findings.did("calls reconciled", file.lines().count() as u64);
+    let desk = customer.desk;
     let path = desk.place.directory().join("reconciled.jsonl");
+    desk.journal.write(&json!({ "reconciled": file }))?;
     tokio::fs::write(&path, file).await?;
     desk.command(&["billing", "reconcile", &path.display().to_string()]).await?;
     Ok(())
@@ -79,21 +81,20 @@ pub(super) async fn reconcile(
 
 /// Corrects some charges: gives a part or all of them back, or adds to them.
 pub(super) async fn adjust(
-    desk: Desk<'_>,
+    customer: &mut Customer<'_>,
     account: &mut Account,
-    mut random: fastrand::Rng,
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
     let agents: Vec<String> = account.agents.keys().cloned().collect();
-    let mut caller = desk.caller();
-    for number in 0..CORRECTIONS {
-        let agent = &agents[random.usize(..agents.len())];
-        let entries = desk.get(&format!("/v1/billing/entries?agentId={agent}&limit=100")).await?;
+    for _ in 0..CORRECTIONS {
+        let agent = &agents[customer.random.usize(..agents.len())];
+        let entries = customer.get(&format!("/v1/billing/entries?agentId={agent}&limit=100")).await?;
         let entries = entries["data"].as_array().context("entries")?;
         let usage = |entry: &&Value| {
             entry["line"] == "usage" && UNITS.contains(&entry["unit"].as_str().unwrap_or_default())
         };
         let usage: Vec<&Value> = entries.iter().filter(usage).collect();
+        let random = &mut customer.random;
         let Some(entry) = usage.get(random.usize(..usage.len().max(1))) else { continue };
         let corrects = text(entry, "id")?;
         if account.adjustments.values().any(|known| known.corrects == corrects) {
@@ -110,9 +111,7 @@ pub(super) async fn adjust(
         }
         let body =
             json!({ "chargeId": corrects, "exact": exact.normalize().to_string(), "reason": "a proof" });
-        let key = format!("adjust-{}-{number}", account.adjustments.len());
-        let ask = Ask::post("/v1/billing/adjustments", Some(body)).once(key);
-        let made = desk.ask(&mut caller, &ask).await?;
+        let made = customer.write("/v1/billing/adjustments", body).await?;
         account.adjusted(text(&made, "id")?, Adjustment { corrects, agent: agent.clone(), exact })?;
         findings.did("corrections", 1);
     }

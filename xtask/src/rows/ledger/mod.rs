@@ -1,38 +1,51 @@
 //! Agents of many users work for money on two servers that are killed; what the servers then say of it is held against
 //! the client's own account: what the model server answered, times the price list.
 
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::client::{Ask, Caller};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
 mod account;
 mod answers;
 mod books;
+mod calls;
+mod customer;
+mod elders;
+mod entries;
+pub(crate) mod harm;
+mod journal;
 mod later;
 mod lives;
-mod money;
+pub(crate) mod money;
+pub(crate) mod spans;
 mod views;
 
 use account::Account;
 use answers::Vendor;
 use books::Books;
-use lives::Lives;
+use customer::Customer;
+use elders::Elders;
+use harm::Outages;
+use journal::Journal;
+use lives::{Lives, Session};
 use money::Prices;
 
 pub(crate) const ROW: Row = Row {
     name: "ledger",
     claim: "money is conserved: each use is charged once at its price, and all views and exports agree to the cent",
     floor: (5_000, 1_000_000),
-    bugs: &["folded-twice", "last-minute", "uncounted-adjustment"],
+    bugs: &["folded-twice", "last-minute", "uncounted-adjustment", "unbilled-compute", "unbilled-storage"],
     run: |run| prove(run).boxed(),
 };
 
@@ -63,21 +76,23 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
 
 /// One organization's life, from its first charge to its books.
 async fn round(run: &Run, (number, charges): (u64, u64), findings: &mut Findings) -> anyhow::Result<()> {
-    let vendor = Vendor::new(run.random(1_000 + number)).await;
     // One folder for both servers, so that either can let go of what the other has made.
-    let sandboxes = std::env::temp_dir().join(format!("theazo-proof-ledger-{:x}", fastrand::u64(..)));
-    let outcome = life(run, &vendor, &sandboxes, (number, charges), findings).await;
-    let _ = std::fs::remove_dir_all(&sandboxes);
+    let folder = std::env::temp_dir().join(format!("theazo-proof-ledger-{:x}", fastrand::u64(..)));
+    std::fs::create_dir_all(&folder)?;
+    let outcome = life(run, &folder, (number, charges), findings).await;
+    let _ = std::fs::remove_dir_all(&folder);
     outcome
 }
 
 async fn life(
     run: &Run,
-    vendor: &Vendor,
-    sandboxes: &Path,
+    folder: &Path,
     (number, charges): (u64, u64),
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
+    let journal = Arc::new(Journal::new(folder.join("account.jsonl"))?);
+    let vendor = Vendor::new(run.random(1_000 + number), Arc::clone(&journal)).await;
+    let sandboxes = folder.join("sandboxes");
     let environment = [
         ("ANTHROPIC_BASE_URL", &*vendor.server.anthropic_url()),
         ("ANTHROPIC_API_KEY", "sk-ant-proof-0000"),
@@ -86,53 +101,125 @@ async fn life(
         ("THEAZO_SANDBOX_DIR", &*sandboxes.display().to_string()),
     ];
     let place = Place::new(run, SERVERS, &environment).await?;
-    let desk = Desk { place: &place, tenant: &place.organization("live").await? };
-    let card = place.command(&["rates", "show"]).await?;
-    let mut account = Account::new(&place.directory().join("account.jsonl"))?;
-    for half in 0..2 {
-        let mut card = card.clone();
-        if half == 1 {
-            later::import(desk, &mut card).await?;
-        }
-        account.priced(Prices::of(&card)?);
-        let random = run.random(number * 100 + half);
-        let kills = if run.planted.is_none() { run.amount(2, 6) } else { 0 };
-        let enough = vendor.charges() + charges / 2;
-        let lives = Lives { desk, vendor, half, enough, limit: Instant::now() + run_limit(run) };
-        let (lived, killed) = tokio::join!(lives.all(&random), kill(&place, random.clone(), kills));
-        findings.did("kills", killed?);
-        account.take(lived?, vendor)?;
-        desk.is_quiet().await?;
-        later::reconcile(desk, &mut account, random.clone(), findings).await?;
-        later::adjust(desk, &mut account, random, findings).await?;
-    }
+    let tenant = place.organization("live").await?;
+    let desk = Desk { place: &place, tenant: &tenant, journal: &journal, sandboxes: &sandboxes };
+    let round = Round { run, number, desk, vendor: &vendor, outages: Outages::default() };
+    let mut account = Account::new(Arc::clone(&journal));
+    round.charge(charges, &mut account, findings).await?;
     for refused in vendor.server.refused() {
         findings.violation(format!("the model's vendor refused a request: {refused}"));
     }
+    journal.hold_against_log(desk, findings).await?;
+    calls::hold_against_vendor(desk, &vendor, &account, findings).await?;
     let books = Books::read(desk).await?;
-    books.hold_against(&account, findings);
-    let periods = if run.planted.is_some() { 15 } else { run.amount(40, 60) };
-    views::agree(desk, &books, &account, (periods, run.random(number * 100 + 50)), findings).await?;
+    books.hold_against(&account, &round.outages, findings);
+    let periods = if run.planted.is_none() { run.amount(40, 60) } else { 15 };
+    views::agree(&mut round.customer("views", 50), (&books, &account), periods, findings).await?;
+    if run.planted.is_none() {
+        enough(number + 1, periods, findings);
+    }
     findings.done += books.entries.len() as u64;
     findings.did("charges", books.entries.len() as u64);
     place.stop().await
 }
 
-/// How long agents may live in one half: they end earlier, once there are enough charges.
-fn run_limit(run: &Run) -> Duration {
-    Duration::from_secs(run.amount(20, 1_200))
+/// One organization's life.
+struct Round<'a> {
+    run: &'a Run,
+    number: u64,
+    desk: Desk<'a>,
+    vendor: &'a Vendor,
+    outages: Outages,
 }
 
-/// Kills a server and starts it again, so many times.
-async fn kill(place: &Place, mut random: fastrand::Rng, kills: u64) -> anyhow::Result<u64> {
-    for _ in 0..kills {
-        // A kill comes at any moment of what the agents do, which nothing tells.
-        sleep(Duration::from_millis(random.u64(500..2_500))).await;
-        let server = random.usize(..SERVERS);
-        place.end_server(server, Signal::SIGKILL).await?;
-        place.start(server).await?;
+impl<'a> Round<'a> {
+    /// Somebody with this name, which nobody else has in the round.
+    fn customer(&self, name: &str, purpose: u64) -> Customer<'a> {
+        Customer::new(self.desk, name.to_owned(), self.run.random(self.number * 100 + purpose))
     }
-    Ok(kills)
+
+    /// So many charges are made in two halves, of other prices; some of them become known later, and some are corrected.
+    async fn charge(
+        &self,
+        charges: u64,
+        account: &mut Account,
+        findings: &mut Findings,
+    ) -> anyhow::Result<()> {
+        // With a bug planted, nothing but that may be to blame.
+        let is_harmed = self.run.planted.is_none();
+        let elders = if is_harmed { Some(Elders::begin(self.customer("elders", 40)).await?) } else { None };
+        let old: Vec<String> = elders.as_ref().map(Elders::ids).unwrap_or_default();
+        let card = self.desk.place.command(&["rates", "show"]).await?;
+        for half in 0..2 {
+            let mut card = card.clone();
+            if half == 1 {
+                later::import(self.desk, &mut card).await?;
+            }
+            account.priced(Prices::of(&card)?);
+            let kills = if is_harmed { self.run.amount(4, 20) } else { 0 };
+            account.take(self.half(half, (charges / 2, kills), findings).await?, self.vendor);
+            self.desk.is_quiet(&old).await?;
+            let mut customer = self.customer(&format!("later.{half}"), 60 + half);
+            later::reconcile(&mut customer, account, findings).await?;
+            later::adjust(&mut customer, account, findings).await?;
+        }
+        if let Some(elders) = elders {
+            account.take(vec![elders.end(run_age(self.run)).await?], self.vendor);
+            self.desk.is_quiet(&[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Sessions that live until so many charges are made, under so many kills.
+    async fn half(
+        &self,
+        half: u64,
+        (charges, kills): (u64, u64),
+        findings: &mut Findings,
+    ) -> anyhow::Result<Vec<Session>> {
+        let (desk, vendor, from) = (self.desk, self.vendor, self.vendor.charges());
+        let (enough, limit) = (from + charges, Instant::now() + run_limit(self.run));
+        let lives = Lives { desk, vendor, half, enough, limit };
+        let random = self.run.random(self.number * 100 + half);
+        let over = AtomicBool::new(false);
+        let living = async {
+            let lived = lives.all(&random).await;
+            over.store(true, Ordering::Relaxed);
+            lived
+        };
+        let harmed = (desk.place, vendor, &self.outages);
+        let killing = harm::kill(harmed, (from, enough, kills), random.clone(), &over);
+        let (lived, killed) = tokio::join!(living, killing);
+        let (servers, databases) = killed?;
+        findings.did("kills of servers", servers);
+        findings.did("kills of the database", databases);
+        findings.claim(servers + databases == kills, || {
+            format!("{servers} + {databases} kills, and {kills} were to be: too little was charged in time")
+        });
+        lived
+    }
+}
+
+/// How long agents may live in one half: they end earlier, once there are enough charges.
+fn run_limit(run: &Run) -> Duration {
+    Duration::from_secs(run.amount(45, 1_200))
+}
+
+/// How old agents are at least that live all the round: in the full budget they are measured some times in any case.
+fn run_age(run: &Run) -> Duration {
+    Duration::from_secs(run.amount(50, 200))
+}
+
+/// What has to have been looked at, so that the round has shown anything.
+fn enough(rounds: u64, periods: u64, findings: &mut Findings) {
+    let work = |what: &str| findings.work.get(what).copied().unwrap_or_default();
+    let seen = [
+        ("periods with some, whose entries were read", rounds * periods / 4),
+        ("lists of entries that were asked for by whose they are", rounds * periods / 2),
+        ("agents that must be charged for what they keep", rounds * 3),
+    ];
+    let missing: Vec<_> = seen.into_iter().filter(|(what, least)| work(what) < *least).collect();
+    findings.claim(missing.is_empty(), || format!("too little was looked at: {missing:?}"));
 }
 
 /// Where everything is asked.
@@ -140,34 +227,20 @@ async fn kill(place: &Place, mut random: fastrand::Rng, kills: u64) -> anyhow::R
 struct Desk<'a> {
     place: &'a Place,
     tenant: &'a Tenant,
+    journal: &'a Journal,
+    sandboxes: &'a Path,
 }
 
 impl Desk<'_> {
-    fn caller(self) -> Caller {
-        Caller::new(&self.tenant.key)
-    }
-
-    /// Asks on one server after the other, with the same idempotency key, until it is decided.
-    async fn ask(self, caller: &mut Caller, ask: &Ask) -> anyhow::Result<serde_json::Value> {
-        self.place.carry_out(caller, fastrand::usize(..SERVERS), ask, GIVE_UP).await
-    }
-
-    async fn get(self, path: &str) -> anyhow::Result<serde_json::Value> {
-        self.ask(&mut self.caller(), &Ask::get(path)).await
-    }
-
-    /// All rows of a list, page by page.
-    async fn all(self, path: &str, limit: usize) -> anyhow::Result<Vec<serde_json::Value>> {
-        let mut caller = self.caller();
-        let (mut rows, mut cursor) = (vec![], String::new());
-        let more = if path.contains('?') { '&' } else { '?' };
-        loop {
-            let page = Ask::get(format!("{path}{more}limit={limit}{cursor}"));
-            let mut page = self.ask(&mut caller, &page).await?;
-            rows.append(page["data"].as_array_mut().context("a list")?);
-            let Some(next) = page["nextCursor"].as_str() else { return Ok(rows) };
-            cursor = format!("&cursor={next}");
-        }
+    /// Puts a file of so many bytes into an agent's workspace, and gives what it takes on the disk.
+    fn keep_file(self, agent: &str, size: usize) -> anyhow::Result<u64> {
+        let mut file = std::fs::File::create(self.sandboxes.join(agent).join("workspace/kept"))?;
+        // Nothing that a disk would make smaller.
+        let mut random = fastrand::Rng::with_seed(size as u64);
+        let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(size).collect();
+        file.write_all(&content)?;
+        file.sync_all()?;
+        Ok(file.metadata()?.blocks() * 512)
     }
 
     /// Runs a command about this organization.
@@ -176,14 +249,15 @@ impl Desk<'_> {
         self.place.command(&[arguments, &whose].concat()).await
     }
 
-    /// Waits until nothing is left to be done for the organization, so that nothing more is charged.
-    async fn is_quiet(self) -> anyhow::Result<()> {
+    /// Waits until nothing is left to be done for the organization but for these agents, so that nothing more is charged.
+    async fn is_quiet(self, but_for: &[String]) -> anyhow::Result<()> {
         let client = self.place.superuser().await?;
         let sql = "select coalesce(json_agg(w.kind)::text, '') from work w join tenants t using (tenant_id)
-                   where t.organization_id = $1 and w.build = live_build(w.tenant_id, 'work')";
+                   where t.organization_id = $1 and w.build = live_build(w.tenant_id, 'work')
+                     and w.agent_id <> all($2)";
         let until = Instant::now() + GIVE_UP;
         loop {
-            let left: String = client.query_one(sql, &[&self.tenant.organization]).await?.get(0);
+            let left: String = client.query_one(sql, &[&self.tenant.organization, &but_for]).await?.get(0);
             if left.is_empty() {
                 return Ok(());
             }

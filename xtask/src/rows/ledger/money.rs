@@ -7,15 +7,15 @@ use rust_decimal::{Decimal, RoundingStrategy};
 use serde_json::Value;
 
 /// The units of a call's charges, in the order of [`Used`].
-pub(super) const UNITS: [&str; 4] = ["input_token", "output_token", "cache_read_token", "cache_write_token"];
+pub(crate) const UNITS: [&str; 4] = ["input_token", "output_token", "cache_read_token", "cache_write_token"];
 
 /// Tokens of a call, by unit.
-pub(super) type Used = [u64; 4];
+pub(crate) type Used = [u64; 4];
 
 /// What a card says, in units of the currency.
 #[derive(Debug, Clone)]
-pub(super) struct Prices {
-    pub(super) version: String,
+pub(crate) struct Prices {
+    pub(crate) version: String,
     /// Of a million tokens, with the markup.
     models: BTreeMap<String, [Decimal; 4]>,
     compute_per_minute: Decimal,
@@ -28,13 +28,13 @@ fn decimal(value: &Value, name: &str) -> anyhow::Result<Decimal> {
 }
 
 /// Half-even, to so many places.
-pub(super) fn rounded(amount: Decimal, places: u32) -> Decimal {
+pub(crate) fn rounded(amount: Decimal, places: u32) -> Decimal {
     amount.round_dp_with_strategy(places, RoundingStrategy::MidpointNearestEven).normalize()
 }
 
 impl Prices {
     /// Those of a card as `theazo rates show --json` prints it.
-    pub(super) fn of(card: &Value) -> anyhow::Result<Self> {
+    pub(crate) fn of(card: &Value) -> anyhow::Result<Self> {
         let markup = Decimal::ONE + decimal(card, "markupPercent")? / Decimal::ONE_HUNDRED;
         let mut models = BTreeMap::new();
         for listed in card["models"].as_array().context("models of a card")? {
@@ -52,18 +52,24 @@ impl Prices {
         })
     }
 
-    pub(super) fn has(&self, model: &str) -> bool {
+    pub(crate) fn has(&self, model: &str) -> bool {
         self.models.contains_key(model)
     }
 
     /// What so many tokens of a unit cost; nothing of a model without a price.
-    pub(super) fn tokens(&self, model: &str, unit: usize, tokens: u64) -> Decimal {
+    pub(crate) fn tokens(&self, model: &str, unit: usize, tokens: u64) -> Decimal {
         let price = self.models.get(model).map_or(Decimal::ZERO, |prices| prices[unit]);
         rounded(price * Decimal::from(tokens) / Decimal::from(1_000_000), 12)
     }
 
+    /// What a call costs at worst: its request's bytes as tokens of the dearest input, and so many tokens of output.
+    pub(crate) fn worst(&self, model: &str, bytes: u64, most_output: u64) -> Decimal {
+        let input = [0, 2, 3].map(|unit| self.tokens(model, unit, bytes)).into_iter().max();
+        input.unwrap_or_default() + self.tokens(model, 1, most_output)
+    }
+
     /// What a quantity costs that is of no model, as nearly as its price is known.
-    pub(super) fn other(&self, category: &str, quantity: Decimal) -> Decimal {
+    pub(crate) fn other(&self, category: &str, quantity: Decimal) -> Decimal {
         match category {
             "compute" => rounded(self.compute_per_minute * quantity / Decimal::from(60_000), 12),
             _ => rounded(self.storage_per_gb_hour * quantity, 12),
@@ -72,13 +78,13 @@ impl Prices {
 }
 
 /// An amount on the wire: exact, and in cents.
-pub(super) fn amount(value: &Value) -> anyhow::Result<(Decimal, i64)> {
+pub(crate) fn amount(value: &Value) -> anyhow::Result<(Decimal, i64)> {
     let exact = value["exact"].as_str().with_context(|| format!("an amount: {value}"))?;
     anyhow::ensure!(value["currency"] == "usd", "an amount in dollars: {value}");
     Ok((exact.parse()?, value["amount"].as_i64().context("cents")?))
 }
 
 /// The cents of an exact amount.
-pub(super) fn cents(exact: Decimal) -> i64 {
+pub(crate) fn cents(exact: Decimal) -> i64 {
     i64::try_from(rounded(exact * Decimal::ONE_HUNDRED, 0)).unwrap_or(i64::MAX)
 }
