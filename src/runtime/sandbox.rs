@@ -22,6 +22,10 @@ fn wanted(agent: &Agent) -> New {
 
 pub(super) async fn provision(desk: Desk<'_>, agent_id: AgentId) -> Result<Done, Failure> {
     let Some(agent) = agent::get(desk.scope(), agent_id).await? else { return Ok(Done::LetGo) };
+    // A server that takes up the work as another has just done it must not make anew what is in use by now.
+    if agent.sandbox.is_some() || matches!(agent.status, Status::Terminated | Status::Failed) {
+        return Ok(Done::LetGo);
+    }
     let made = async { desk.compute(&agent).await?.create(&wanted(&agent)).await }.await;
     let command = match made {
         Ok(Handle(sandbox)) => Command::Provisioned { sandbox },

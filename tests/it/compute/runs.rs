@@ -195,6 +195,29 @@ async fn lives(place: Place) {
     place.wire.satisfied();
 }
 
+/// Its server took up the work from what it had read before, and another has done it since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_that_is_in_use_is_not_made_anew_by_a_server_that_comes_late() {
+    let place = docker().await;
+    let (site, api) = site(&place, None).await;
+    let id = idle(&api, &agents_of_a_session(&api).await).await;
+    place.wire.seen();
+    let superuser = site.database.connect().await;
+    let again = "insert into work (tenant_id, build, kind, subject, agent_id, session_id, due_at)
+                 select tenant_id, live_build(tenant_id, 'work'), 'provision', agent_id, agent_id, session_id,
+                     now() from agents where agent_id = $1";
+    superuser.execute(again, &[&id]).await.unwrap();
+    let taken = async || {
+        let sql = "select count(*) from leases where kind = 'provision' and subject = $1";
+        superuser.query_one(sql, &[&id]).await.unwrap().get::<_, i64>(0) > 0
+    };
+    until_async("a server to take it", async || taken().await.then_some(())).await;
+    superuser.execute("delete from work where kind = 'provision'", &[]).await.unwrap();
+    until_async("the end of it", async || (!taken().await).then_some(())).await;
+    let seen = place.wire.seen();
+    assert!(!seen.iter().any(|line| line.contains("/containers/create")), "{seen:?}");
+}
+
 /// What the vendor refuses is told in its words: a sandbox that it does not make, and a program that it does not run.
 async fn refusals(api: &Api, place: &Place, path: &str) {
     let (at, body, reason) = place.refusal;
