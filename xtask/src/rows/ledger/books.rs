@@ -189,6 +189,7 @@ fn measured(
     let near = Decimal::new(1, 10);
     for (id, agent) in &account.agents {
         let [ms, gb_hours] = metered.get(&**id).copied().unwrap_or_default();
+        findings.claim(!agent.spans.has_lost_file, || format!("{id} has lost its file"));
         let (least, most) = agent.spans.compute_ms(outages);
         let right = (Decimal::from(least)..=Decimal::from(most)).contains(&ms);
         findings.claim(right, || format!("{id} has lived {least} to {most} ms, and {ms} were charged"));

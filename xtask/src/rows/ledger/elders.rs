@@ -45,7 +45,7 @@ impl<'a> Elders<'a> {
                 own_key: false,
                 half: None,
                 created_at: Timestamp::parse(&text(&made, "createdAt")?)?,
-                spans: Spans { ready, slept: None, bytes },
+                spans: Spans { ready, bytes, ..Spans::default() },
                 runs: vec![],
             });
         }

@@ -17,6 +17,8 @@ const DATABASE_IN: u64 = 4;
 /// What a killed server was about to do is done by another this long after at the latest: the lease of it runs out after
 /// ten seconds, and work is looked for twice a second.
 const TAKEN_UP_MS: i64 = 11_000;
+/// What is due is done within so much, where nothing is dead: kills that are farther apart delay different pieces.
+const ENOUGH_MS: i64 = 1_000;
 /// A piece of compute is measured when it is 45 seconds old, and is a minute long at most: so much later it is lost.
 const SPARE_MS: i64 = 15_000;
 
@@ -33,15 +35,14 @@ impl Outages {
     /// Milliseconds between these moments that nobody may have measured in time, and that are not charged then.
     pub(crate) fn unmeasured_ms(&self, (from, until): (i64, i64)) -> i64 {
         let outages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // In the order of time, each grown by what one more adds to it.
         let mut grown: Vec<(i64, i64)> = vec![];
-        for (killed, up) in outages.iter().map(|(killed, up)| (*killed, up + TAKEN_UP_MS)) {
+        for (killed, up) in outages.iter().copied() {
             match grown.last_mut() {
-                Some((_, end)) if killed <= *end => *end = up.max(*end),
+                Some((_, end)) if killed <= *end + ENOUGH_MS => *end = up.max(*end),
                 _ => grown.push((killed, up)),
             }
         }
-        let within = grown.iter().map(|(start, end)| (*end).min(until) - (*start).max(from));
+        let within = grown.iter().map(|(start, end)| (end + TAKEN_UP_MS).min(until) - (*start).max(from));
         within.map(|ms| (ms - SPARE_MS).max(0)).sum()
     }
 }

@@ -159,6 +159,7 @@ impl Worker<'_> {
         let events = format!("/v1/events?subject={id}&type=agent.suspended");
         until(customer, "a pause", &events, |shown| shown["data"][0]["type"] == "agent.suspended").await?;
         let suspended_by = now_ms();
+        spans.has_lost_file = !customer.desk.has_file(id, size);
         sleep(Duration::from_millis(customer.random.u64(500..3_000))).await;
         let resumed = now_ms();
         customer.write(&format!("/v1/agents/{id}/resume"), json!({})).await?;

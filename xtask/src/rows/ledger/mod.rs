@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -232,9 +232,19 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    /// Where a file of an agent's is.
+    fn kept(self, agent: &str) -> PathBuf {
+        self.sandboxes.join(agent).join("workspace/kept")
+    }
+
+    /// Whether the file of so many bytes is there that was put into an agent's workspace.
+    fn has_file(self, agent: &str, size: usize) -> bool {
+        std::fs::metadata(self.kept(agent)).is_ok_and(|file| file.len() == size as u64)
+    }
+
     /// Puts a file of so many bytes into an agent's workspace, and gives what it takes on the disk.
     fn keep_file(self, agent: &str, size: usize) -> anyhow::Result<u64> {
-        let mut file = std::fs::File::create(self.sandboxes.join(agent).join("workspace/kept"))?;
+        let mut file = std::fs::File::create(self.kept(agent))?;
         // Nothing that a disk would make smaller.
         let mut random = fastrand::Rng::with_seed(size as u64);
         let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(size).collect();

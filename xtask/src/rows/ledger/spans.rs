@@ -53,6 +53,8 @@ pub(crate) struct Spans {
     pub(crate) slept: Option<Slept>,
     /// What a file in it takes on the disk, from soon after it was ready for the first time; there is nothing else.
     pub(crate) bytes: u64,
+    /// Whether that was gone when it was looked for.
+    pub(crate) has_lost_file: bool,
 }
 
 impl Spans {

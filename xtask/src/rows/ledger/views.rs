@@ -102,7 +102,7 @@ fn moment(near: Timestamp, random: &mut fastrand::Rng) -> i64 {
 /// Two moments between which there are some charges, and not too many to be read one by one.
 fn near_together(books: &Books, random: &mut fastrand::Rng) -> (i64, i64) {
     let first = random.usize(..books.entries.len());
-    let last = (first + random.usize(..entries::READ_ONE_BY_ONE / 2)).min(books.entries.len() - 1);
+    let last = (first + random.usize(..entries::READ_ONE_BY_ONE / 3)).min(books.entries.len() - 1);
     let [first, last] = [first, last].map(|index| books.entries[index].at.millis());
     (first, last + random.i64(0..1_000))
 }
