@@ -62,9 +62,17 @@ fn one(asked: &Asked, events: &[Happened]) -> Result<(), &'static str> {
                 _ => Err("refused by a limit, and the log knows nothing of it, or of more"),
             }
         }
-        _ if events.is_empty() => Ok(()),
-        _ => Err("not done, and something has happened"),
+        409 if !events.is_empty() => Err("not done, and something has happened"),
+        // Where it stands, something else than a limit keeps it from the work; and each model has a price.
+        409 if asked.work == Work::Run && says(asked, " is idle") => Err("nothing keeps it from its work"),
+        409 if says(asked, "no price") => Err("its model has a price"),
+        409 => Ok(()),
+        _ => Err("no such answer is to be expected"),
     }
+}
+
+fn says(asked: &Asked, words: &str) -> bool {
+    asked.answer["error"]["message"].as_str().is_some_and(|message| message.contains(words))
 }
 
 /// Settings that were acknowledged without an event were so already.

@@ -30,14 +30,14 @@ pub(super) struct Kill {
 pub(super) async fn kill(
     scene: &Scene<'_>,
     calm: &Mutex<()>,
-    mut random: fastrand::Rng,
+    (mut random, kills): (fastrand::Rng, bool),
 ) -> anyhow::Result<Vec<Kill>> {
     let database = scene.place.superuser().await?;
     let head = "select h.position from heads h join tenants t using (tenant_id)
                 where t.organization_id = $1 and t.mode = 'live'";
     let runs = "select l.subject from leases l where l.kind = 'run' and l.worker = $1";
     let mut killed = vec![];
-    while !scene.over.load(Ordering::Relaxed) {
+    while kills && !scene.over.load(Ordering::Relaxed) {
         sleep(Duration::from_millis(random.u64(1_000..5_000))).await;
         let server = random.usize(..2);
         let held = calm.lock().await;

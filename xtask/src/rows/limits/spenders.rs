@@ -291,7 +291,7 @@ impl Spender<'_> {
     /// What a task is to use. Now and then it is more than the vendor was allowed.
     fn choice(&mut self, max_tokens: u64) -> Choice {
         let random = &mut self.random;
-        let output = if random.u8(..50) == 0 { max_tokens * 2 } else { random.u64(1..max_tokens.min(400)) };
+        let output = if random.u8(..20) == 0 { max_tokens * 2 } else { random.u64(1..max_tokens.min(400)) };
         let turns = if random.u8(..4) == 0 { 2 } else { 1 };
         Choice { input: random.u64(1..300), output, turns, half_ms: random.u64(25..250) }
     }

@@ -84,6 +84,11 @@ impl Purse {
         self.spent(limit.period, now) + self.reserved
     }
 
+    /// The same if the limit's period had never ended.
+    pub(super) fn taken_ever(&self) -> Decimal {
+        self.total + self.reserved
+    }
+
     /// Whether its limit is past.
     pub(super) fn is_past(&self, now: i64) -> bool {
         self.limit.is_some_and(|limit| self.taken(limit, now) > limit.allowed)
