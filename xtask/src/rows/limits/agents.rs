@@ -31,7 +31,8 @@ pub(super) struct Agent {
 pub(super) struct Call {
     pub(super) id: String,
     reserved: Decimal,
-    choice: Option<Choice>,
+    /// The text of its task, which the agent's next may follow before the call ends.
+    task: String,
     /// When its server or its agent was found to be dead, by the machine's clock.
     pub(super) died_at: Option<i64>,
 }
@@ -158,7 +159,6 @@ impl Walk<'_> {
         let findings = &mut *self.findings;
         if entry.is("model.call_opened") {
             let (task, turn) = agent.task.clone().context("a call without a task")?;
-            let choice = Choice::of(&task);
             let bytes = entry.data["worstCase"]["input"].as_u64().unwrap_or_default();
             let worst = agent.model.worst(bytes, agent.max_tokens);
             findings.claim(booking.reserved == worst, || {
@@ -173,7 +173,7 @@ impl Walk<'_> {
                 }),
             }
             findings.claim(agent.call.is_none(), || format!("position {position}: two calls at once"));
-            agent.call = Some(Call { id, reserved: booking.reserved, choice, died_at: None });
+            agent.call = Some(Call { id, reserved: booking.reserved, task, died_at: None });
             return Ok(());
         }
         let Some(call) = agent.call.take_if(|call| call.id == id) else {
@@ -184,7 +184,8 @@ impl Walk<'_> {
             format!("position {position}: {} are released of {}", booking.released, call.reserved)
         });
         let settled = entry.is("model.call_settled");
-        let used = call.choice.map_or(Decimal::ZERO, |choice| agent.model.cost(choice.input, choice.output));
+        let choice = Choice::of(&call.task);
+        let used = choice.map_or(Decimal::ZERO, |choice| agent.model.cost(choice.input, choice.output));
         let expected = match (settled, entry.is("model.call_lost")) {
             (true, _) => (used, Decimal::ZERO),
             (_, true) => (Decimal::ZERO, call.reserved),
@@ -194,7 +195,7 @@ impl Walk<'_> {
         findings.claim(charged == expected, || {
             format!("position {position}: {} cost {charged:?}, and must {expected:?}", entry.kind)
         });
-        if let (true, Some((_, turn))) = (settled, agent.task.as_mut()) {
+        if let Some((_, turn)) = agent.task.as_mut().filter(|(task, _)| settled && *task == call.task) {
             *turn += 1;
         }
         findings.did("calls", 1);

@@ -49,7 +49,7 @@ pub(crate) const ROW: Row = Row {
 
 /// What has to have been met besides, below which a run has shown nothing: quick and full.
 const MET: [(&str, u64, u64); 12] = [
-    ("next minutes of compute started", 30, 1_000),
+    ("next minutes of compute started", 10, 1_000),
     ("next minutes of compute refused", 5, 100),
     ("calls that a kill met", 10, 200),
     ("edges of days", 2, 20),

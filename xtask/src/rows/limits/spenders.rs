@@ -26,7 +26,7 @@ const KEY_KEPT_MS: i64 = 24 * 3_600 * 1_000;
 /// Models, of which the first is chosen most.
 const MODELS: [&str; 2] = ["claude-sonnet-4-5", "claude-haiku-4-5"];
 /// A limit of cost, in cents: a few of the spenders fit at the same time, and never all.
-const CENTS: std::ops::Range<u64> = 3..20;
+const CENTS: std::ops::Range<u64> = 3..30;
 
 pub(super) struct Scene<'a> {
     pub(super) place: &'a Place,
