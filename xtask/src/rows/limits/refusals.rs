@@ -42,17 +42,7 @@ impl Walk<'_> {
         let user = whose.map(|whose| whose.user.clone()).or_else(|| named("userId"));
         let (session, user) = (session.context("a session")?, user.context("a user")?);
         self.findings.did("refusals", 1);
-        self.findings.did(
-            match &*excess.limit {
-                "maxCost" => "refusals by maxCost",
-                "maxAgents" => "refusals by maxAgents",
-                "maxComputeMinutes" => "refusals by maxComputeMinutes",
-                "userBudget" => "refusals by userBudget",
-                "organizationBudget" => "refusals by organizationBudget",
-                _ => "refusals by nothing known",
-            },
-            1,
-        );
+        self.findings.did(counted_as(&excess.limit), 1);
         let stands = self.sessions.get(&session).context("its session was created")?;
         if excess.limit == "maxAgents" {
             let live = stands.agents.len() as i64;
@@ -173,5 +163,16 @@ impl Walk<'_> {
         self.findings.claim(used_up, || {
             format!("position {}: a session is not resumed: {:?}", pending.position, pending.excess)
         });
+    }
+}
+
+fn counted_as(limit: &str) -> &'static str {
+    match limit {
+        "maxCost" => "refusals by maxCost",
+        "maxAgents" => "refusals by maxAgents",
+        "maxComputeMinutes" => "refusals by maxComputeMinutes",
+        "userBudget" => "refusals by userBudget",
+        "organizationBudget" => "refusals by organizationBudget",
+        _ => "refusals by nothing known",
     }
 }
