@@ -14,6 +14,8 @@ use super::spenders::Scene;
 pub(super) const BEFORE_AN_EDGE: Duration = Duration::from_secs(15);
 /// How long after an edge nothing is moved.
 const AFTER_AN_EDGE: Duration = Duration::from_secs(10);
+/// How long besides after each third: where the clock is moved, leases run out, and it would not be seen how long they last.
+const UNMOVED: Duration = Duration::from_secs(80);
 
 /// The death of a server.
 #[derive(Debug)]
@@ -63,7 +65,9 @@ fn worker(scene: &Scene<'_>, server: usize) -> anyhow::Result<String> {
 /// Leads the clock to one edge after the other. The first is one of a month, and was led up to already.
 pub(super) async fn cross(scene: &Scene<'_>, calm: &Mutex<()>) -> anyhow::Result<()> {
     for turn in 1_u64.. {
-        sleep(BEFORE_AN_EDGE + AFTER_AN_EDGE).await;
+        let unmoved = if turn.is_multiple_of(3) { UNMOVED } else { Duration::ZERO };
+        let next = Instant::now() + BEFORE_AN_EDGE + AFTER_AN_EDGE + unmoved;
+        tokio::time::sleep_until(next.min(scene.until)).await;
         if Instant::now() + BEFORE_AN_EDGE + AFTER_AN_EDGE / 2 > scene.until {
             break;
         }

@@ -52,8 +52,8 @@ const MET: [(&str, u64, u64); 12] = [
     ("next minutes of compute started", 10, 1_000),
     ("next minutes of compute refused", 5, 100),
     ("calls that a kill met", 10, 200),
-    ("edges of days", 2, 20),
-    ("edges of months", 1, 10),
+    ("edges of days", 2, 12),
+    ("edges of months", 1, 5),
     ("starts that fit only since a period began", 10, 500),
     ("refusals", 20, 5_000),
     ("refusals by maxCost", 10, 1_000),
@@ -163,8 +163,27 @@ async fn spend(run: &Run, scene: &Scene<'_>) -> anyhow::Result<(Vec<String>, Vec
     Ok((spent.into_iter().flatten().collect(), killed?))
 }
 
+/// Waits until the calls are closed that the last kills met, while their sessions live: an agent's end closes its calls
+/// in another way, and so does a clock that is moved. What takes too long is found in the log.
+async fn calls_end(scene: &Scene<'_>) -> anyhow::Result<()> {
+    let database = scene.place.superuser().await?;
+    let sql = "select count(*) filter (where e.type = 'model.call_opened') * 2 - count(*)
+               from events e join tenants t using (tenant_id)
+               where t.organization_id = $1 and t.mode = 'live' and e.type in
+                 ('model.call_opened', 'model.call_settled', 'model.call_released', 'model.call_lost')";
+    let until = Instant::now() + Duration::from_millis(RELEASED_MS.unsigned_abs());
+    loop {
+        let open: i64 = database.query_one(sql, &[&scene.tenant.organization]).await?.get(0);
+        if open == 0 || Instant::now() > until {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
 /// Ends every session, and waits until nothing is held for its work any more.
 async fn settle(scene: &Scene<'_>, sessions: &[String], findings: &mut Findings) -> anyhow::Result<()> {
+    calls_end(scene).await?;
     let mut caller = scene.caller();
     for id in sessions {
         scene.end_session(&mut caller, id).await?;

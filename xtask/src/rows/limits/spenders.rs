@@ -16,8 +16,8 @@ use crate::place::{Place, Tenant};
 
 /// Spenders of one session.
 pub(super) const AGENTS: usize = 20;
-/// How long a session lives at most.
-const LIFE: Duration = Duration::from_secs(45);
+/// How long a session lives, in seconds: some longer than a dead call may stay open.
+const LIFE_S: std::ops::Range<u64> = 30..110;
 /// How long a spender asks until it is answered: two cores with a thousand of them, and a server that is killed every three
 /// seconds and has forgotten all of them each time, may tell one to ask again some times in a row. The longest is shown.
 const ANSWERED: Duration = Duration::from_secs(240);
@@ -115,10 +115,11 @@ impl Scene<'_> {
     ) -> anyhow::Result<Vec<String>> {
         let mut ids = vec![];
         while Instant::now() < self.until {
-            let until = self.until.min(Instant::now() + LIFE);
+            let life = Duration::from_secs(random.u64(LIFE_S));
+            let until = self.until.min(Instant::now() + life);
             let life = ids.len();
             let id = self.session((number, life), until, random.fork()).await?;
-            if random.u8(..4) > 0 {
+            if random.u8(..4) > 0 && Instant::now() < self.until {
                 self.end_session(&mut self.caller(), &id).await?;
             }
             ids.push(id);
