@@ -1,0 +1,199 @@
+//! Readers that stall until more has happened behind their backs than a feed keeps in memory, so that the server has to
+//! read the log for them, and then read on while still more happens.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::future::join_all;
+use serde_json::json;
+use theazo::config::FEED_EVENTS;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::frames::{Asked, Piece, Seen, Stream};
+use crate::client::{Ask, Caller};
+use crate::place::{Place, Tenant};
+use crate::prove::{Findings, Run};
+
+const READERS: usize = 6;
+const WRITERS: usize = 64;
+/// How long a stalled reader waits at most until it is far enough behind.
+const STALL: Duration = Duration::from_secs(80);
+/// How often it takes a little meanwhile: a server lets go of one that takes nothing for long, so that it would not read on
+/// but come back.
+const SIP: Duration = Duration::from_secs(5);
+/// Events of a sip: more than its own end of the connection holds, so that the server gets rid of some.
+const SIPPED: u64 = 100;
+/// How long a reader may take to read what it has missed.
+const CATCH_UP: Duration = Duration::from_secs(60);
+/// What a server's program holds ready for one connection at most, beside what the system does, in bytes: what is being
+/// sent, and a page of events behind it.
+const HELD_BY_THE_PROGRAM: u64 = 700_000;
+
+struct Scene<'a> {
+    place: &'a Place,
+    tenant: &'a Tenant,
+    /// Sessions that were acknowledged: each is an event, so the log has as many at least.
+    appended: AtomicU64,
+    ids: Mutex<BTreeSet<String>>,
+    seen: Seen,
+    over: AtomicBool,
+}
+
+/// Lets readers fall behind so many times each, and holds what they were given against the log.
+pub(super) async fn prove(place: &Place, run: &Run, findings: &mut Findings) -> anyhow::Result<()> {
+    let tenant = place.organization("live").await?;
+    let scene = Scene {
+        place,
+        tenant: &tenant,
+        appended: AtomicU64::new(0),
+        ids: Mutex::default(),
+        seen: Seen::default(),
+        over: AtomicBool::new(false),
+    };
+    let rounds = run.amount(1, 10);
+    let reading = async {
+        let read = join_all((0..READERS).map(|reader| scene.read(reader, rounds))).await;
+        scene.over.store(true, Ordering::Relaxed);
+        read
+    };
+    let (read, wrote) = tokio::join!(reading, join_all((0..WRITERS).map(|writer| scene.write(writer))));
+    wrote.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
+    let mut overrun = 0;
+    for outcome in read {
+        match outcome? {
+            Ok(times) => overrun += times,
+            Err(wrong) => findings.violation(wrong),
+        }
+    }
+    if run.planted.is_none() {
+        let enough = READERS as u64 * rounds / 2;
+        findings.claim(overrun >= enough, || {
+            format!("readers fell behind what is in memory {overrun} times, {enough} would show something")
+        });
+    }
+    findings.did("times that a reader was behind what is in memory", overrun);
+    findings.did("events while readers stalled", scene.appended.load(Ordering::Relaxed));
+    let ids = scene.ids.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let client = place.superuser().await?;
+    if !findings.is_red() {
+        let log = (tenant.organization.as_str(), "live");
+        for wrong in scene.seen.against_the_log(&client, log, ids).await? {
+            findings.violation(wrong);
+        }
+    }
+    Ok(())
+}
+
+impl Scene<'_> {
+    async fn write(&self, writer: usize) -> anyhow::Result<()> {
+        let mut caller = Caller::new(&self.tenant.key);
+        for number in 0_usize.. {
+            if self.over.load(Ordering::Relaxed) {
+                break;
+            }
+            // All at one server, which takes more then; the other is told.
+            let address = self.place.address(0).context("a server runs")?;
+            let body = json!({ "userId": format!("user_{writer}_{number}") });
+            let answer = caller.ask(&address, &Ask::post("/v1/sessions", Some(body))).await?;
+            anyhow::ensure!(answer.status == 201, "a session: {} {}", answer.status, answer.text);
+            let id = answer.json()["id"].as_str().context("an id")?.to_owned();
+            self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+            self.appended.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Reads, stalls and reads on, so many times; then to the end. How often it was further behind than a feed reaches,
+    /// or what is wrong.
+    async fn read(&self, reader: usize, rounds: u64) -> anyhow::Result<Result<u64, String>> {
+        let (mut last, mut overrun) = (0, 0);
+        let mut smallest = u64::MAX;
+        for _ in 0..rounds {
+            let address = self.place.address(reader).context("a server runs")?;
+            let asked = Asked {
+                key: &self.tenant.key,
+                path: &format!("/v1/events/stream?after={last}"),
+                last_event_id: None,
+                small_buffer: true,
+            };
+            let mut stream = Stream::open(&address, &asked).await?;
+            anyhow::ensure!(stream.status == 200, "a stream: {}", stream.status);
+            // It is up with the log once, so that it stands in the feed.
+            let now = self.appended.load(Ordering::Relaxed);
+            if let Err(wrong) = self.read_to(&mut stream, &mut last, now.max(1), &mut smallest).await {
+                return Ok(Err(format!("reader {reader}: {wrong}")));
+            }
+            let until = Instant::now() + STALL;
+            let (mut behind, mut sip) = (false, Instant::now() + SIP);
+            while !behind && Instant::now() < until {
+                sleep(Duration::from_millis(200)).await;
+                if Instant::now() > sip {
+                    sip = Instant::now() + SIP;
+                    let end = (last + SIPPED).min(self.appended.load(Ordering::Relaxed));
+                    if let Err(wrong) = self.read_to(&mut stream, &mut last, end, &mut smallest).await {
+                        return Ok(Err(format!("reader {reader}, stalling: {wrong}")));
+                    }
+                }
+                let on_its_way = (queued(stream.ports)? + HELD_BY_THE_PROGRAM) / smallest.max(1) + 1;
+                let reach = last + on_its_way + u64::try_from(FEED_EVENTS)?;
+                behind = self.appended.load(Ordering::Relaxed) > reach;
+            }
+            let now = self.appended.load(Ordering::Relaxed);
+            if let Err(wrong) = self.read_to(&mut stream, &mut last, now.max(1), &mut smallest).await {
+                return Ok(Err(format!("reader {reader}, having stalled: {wrong}")));
+            }
+            overrun += u64::from(behind);
+        }
+        Ok(Ok(overrun))
+    }
+
+    /// Reads on to a position; what is wrong with what comes.
+    async fn read_to(
+        &self,
+        stream: &mut Stream,
+        last: &mut u64,
+        end: u64,
+        smallest: &mut u64,
+    ) -> Result<(), String> {
+        let until = Instant::now() + CATCH_UP;
+        while *last < end {
+            let frame = match timeout(until - Instant::now(), stream.next()).await {
+                Ok(Some(Piece::Frame(frame))) => frame,
+                Ok(Some(Piece::Comment)) => continue,
+                Ok(Some(Piece::Wrong(wrong))) => return Err(wrong),
+                Ok(None) => return Err(format!("the stream ended after {last}")),
+                Err(_) => return Err(format!("nothing came after {last}, there is {end}")),
+            };
+            if frame.id != *last + 1 {
+                return Err(format!("{} behind {last}", frame.id));
+            }
+            *smallest = (*smallest).min((frame.event.len() + frame.data.len()) as u64);
+            *last = frame.id;
+            self.seen.meets(frame)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the system holds of a connection in both directions of its two ends, in bytes: it was sent, and not read.
+fn queued((client, server): (u16, u16)) -> anyhow::Result<u64> {
+    let mut queued = 0;
+    for line in std::fs::read_to_string("/proc/net/tcp")?.lines().skip(1) {
+        let mut fields = line.split_whitespace().skip(1);
+        let (Some(local), Some(remote), Some(_), Some(queues)) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let port = |end: &str| end.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+        let ends = (port(local), port(remote));
+        if ends == (Some(client), Some(server)) || ends == (Some(server), Some(client)) {
+            let (sent, received) = queues.split_once(':').context("two queues")?;
+            queued += u64::from_str_radix(sent, 16)? + u64::from_str_radix(received, 16)?;
+        }
+    }
+    Ok(queued)
+}
