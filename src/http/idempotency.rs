@@ -169,6 +169,9 @@ pub(crate) fn respond(answered: Answered) -> Response {
 fn fingerprint(secret: &Key, request: &Signed) -> [u8; 32] {
     let query = request.uri.query().unwrap_or_default();
     let (method, path) = (request.method.as_str(), request.uri.path());
+    if planted::is("any-target") {
+        return digest(secret, &[b"request", &request.raw]);
+    }
     let raw = if planted::is("any-body") { &[] } else { &request.raw[..] };
     digest(secret, &[b"request", method.as_bytes(), path.as_bytes(), query.as_bytes(), raw])
 }

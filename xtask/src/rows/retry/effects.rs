@@ -1,0 +1,91 @@
+//! Programs that leave something behind outside of the log: sent again, each has run once.
+
+use std::path::Path;
+
+use anyhow::Context;
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{Scene, Sent, WAIT, Write};
+use crate::client::{Ask, Caller};
+use crate::place::Place;
+use crate::prove::{Findings, Run};
+
+/// Agents that run programs at the same time.
+const AGENTS: usize = 3;
+
+/// Lets real sandboxes append lines to files by programs that are sent again, and counts the lines.
+pub(super) async fn prove(
+    place: &Place,
+    run: &Run,
+    (sandboxes, sent): (&Path, &Sent),
+    findings: &mut Findings,
+) -> anyhow::Result<()> {
+    let tenant = place.organization("live").await?;
+    let scene = Scene { place, tenant: &tenant, aim: run.amount(12, 300), sent };
+    let agents = (0..AGENTS).map(|number| {
+        let random = run.random(number as u64 + 500);
+        scene.programs(number, sandboxes, random)
+    });
+    let mut programs = 0;
+    for outcome in join_all(agents).await {
+        match outcome {
+            Ok((ran, violations)) => {
+                programs += ran;
+                violations.into_iter().for_each(|violation| findings.violation(violation));
+            }
+            Err(error) => findings.violation(format!("a program that must run did not: {error:#}")),
+        }
+    }
+    findings.did("programs with an effect of their own", programs);
+    Ok(())
+}
+
+impl Scene<'_> {
+    /// Runs programs in one sandbox. How many, and what is wrong.
+    async fn programs(
+        &self,
+        number: usize,
+        sandboxes: &Path,
+        mut random: fastrand::Rng,
+    ) -> anyhow::Result<(u64, Vec<String>)> {
+        let mut callers = [(); 3].map(|()| Caller::new(&self.tenant.key));
+        let made = async |caller: &mut Caller, path: &str, body, what: &str| {
+            let key = format!("effect-{number}-{what}-made");
+            let answer = caller.ask(&self.address(0)?, &Ask::post(path, Some(body)).once(key)).await?;
+            let id = answer.json()["id"].as_str().map(str::to_owned);
+            id.with_context(|| format!("{path}: {} {}", answer.status, answer.text))
+        };
+        let user = json!({ "userId": format!("user_{number}") });
+        let session = made(&mut callers[0], "/v1/sessions", user, "session").await?;
+        let path = format!("/v1/sessions/{session}/agents");
+        let agent = made(&mut callers[0], &path, json!({ "timeout": 3_600 }), "agent").await?;
+        let path = format!("/v1/agents/{agent}");
+        let until = Instant::now() + WAIT;
+        while callers[0].ask(&self.address(0)?, &Ask::get(&path)).await?.json()["status"] != "idle" {
+            anyhow::ensure!(Instant::now() < until, "{agent} is not ready");
+            sleep(std::time::Duration::from_millis(50)).await;
+        }
+        let mut violations = vec![];
+        let mut expected = vec![];
+        for round in 0..self.aim {
+            let key = format!("effect-{number}-{round}-0");
+            let code = format!("sleep 0.0{}; echo {key} >> effects; sleep 0.0{}", round % 10, round % 7);
+            let ask = Ask::post(format!("{path}/exec"), Some(json!({ "lang": "bash", "code": code })));
+            let write = Write { operation: "POST /v1/agents/{id}/exec", ask: ask.clone() };
+            let ask = ask.once(&key);
+            let ran = self.send_again(&mut callers, (&write, ask), &mut random, &mut violations).await?;
+            if ran["exitCode"] != 0 {
+                violations.push(format!("{key} has ended so: {ran}"));
+            }
+            expected.push(key);
+        }
+        let effects = sandboxes.join(&agent).join("workspace/effects");
+        let effects = std::fs::read_to_string(&effects).with_context(|| format!("{}", effects.display()))?;
+        if effects.lines().collect::<Vec<_>>() != expected {
+            violations.push(format!("{} programs have left this behind: {effects}", expected.len()));
+        }
+        Ok((self.aim, violations))
+    }
+}

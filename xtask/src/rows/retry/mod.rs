@@ -1,0 +1,227 @@
+//! Every write is sent twice at the same moment, again later, over a connection that is cut, and as another request under
+//! the same key, at the same moment and later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use serde_json::Value;
+
+use crate::client::{Ask, Caller};
+use crate::place::{Place, Tenant};
+use crate::prove::{Findings, Row, Run};
+
+mod effects;
+mod life;
+mod send;
+
+use life::{Life, STEPS};
+
+pub(crate) const ROW: Row = Row {
+    name: "retry",
+    claim: "any request may be sent again: each write has one effect and one answer, however often it is sent",
+    floor: (2_000, 100_000),
+    bugs: &["forgotten-key", "any-body", "any-target", "lost-key"],
+    run: |run| prove(run).boxed(),
+};
+
+const CALLERS: usize = 16;
+/// How long something is waited for that ends.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// A write: how it stands in the API document, and how to ask for it anew.
+struct Write {
+    operation: &'static str,
+    ask: Ask,
+}
+
+/// What was sent, by what came of it.
+#[derive(Debug, Default)]
+struct Sent {
+    /// Copies of a request behind the first one that were answered as it was.
+    duplicates: AtomicU64,
+    /// Copies that were sent whole over a connection that was cut: who knows whether they arrived.
+    cut: AtomicU64,
+    /// Other requests under the key of one: each has to be refused.
+    changed: AtomicU64,
+    /// Of those, at the same moment.
+    at_once: AtomicU64,
+}
+
+async fn prove(run: Run) -> anyhow::Result<Findings> {
+    let sandboxes = std::env::temp_dir().join(format!("theazo-proof-retry-{:x}", fastrand::u64(..)));
+    let outcome = sent_again(&run, &sandboxes).await;
+    let _ = std::fs::remove_dir_all(&sandboxes);
+    outcome
+}
+
+async fn sent_again(run: &Run, sandboxes: &std::path::Path) -> anyhow::Result<Findings> {
+    let place = Place::new(run, 2, &[("THEAZO_SANDBOX_DIR", &sandboxes.display().to_string())]).await?;
+    // One for each caller, since the providers of a tenant are there once.
+    let mut tenants = vec![];
+    for _ in 0..CALLERS {
+        tenants.push(place.organization("test").await?);
+    }
+    let mut findings = Findings::default();
+    let sent = Sent::default();
+    let scene = |tenant| Scene { place: &place, tenant, aim: run.amount(2_500, 100_000), sent: &sent };
+    let scenes: Vec<_> = tenants.iter().map(scene).collect();
+    run.doing.now("each write is made once");
+    let controls = join_all(scenes.iter().enumerate().map(|(number, scene)| scene.once(number)));
+    for outcome in controls.await {
+        outcome.context("a write that must succeed did not")?;
+    }
+    run.doing.now("writes are sent again");
+    let callers = scenes.iter().enumerate();
+    let callers = callers.map(|(number, scene)| scene.caller(number, run.random(number as u64)));
+    let mut covered = BTreeSet::new();
+    for outcome in join_all(callers).await {
+        match outcome {
+            Ok((operations, violations)) => {
+                covered.extend(operations);
+                violations.into_iter().for_each(|violation| findings.violation(violation));
+            }
+            Err(error) => findings.violation(format!("a write that must succeed did not: {error:#}")),
+        }
+    }
+    let counted = &sent.duplicates;
+    if !findings.is_red() {
+        run.doing.now("programs are sent again");
+        effects::prove(&place, run, (sandboxes, &sent), &mut findings).await?;
+    }
+    findings.done = counted.load(Ordering::Relaxed);
+    findings.did("duplicates", findings.done);
+    findings.did("copies whose connection was cut", sent.cut.load(Ordering::Relaxed));
+    findings.did("other requests under a key", sent.changed.load(Ordering::Relaxed));
+    findings.did("other requests at the same moment", sent.at_once.load(Ordering::Relaxed));
+    findings.did("operations", covered.len() as u64);
+    for operation in writes_of(&place, &tenants[0]).await? {
+        findings.claim(covered.contains(&operation), || {
+            format!("{operation} is a write that was never sent twice")
+        });
+    }
+    count_by_key(&place, &mut findings).await?;
+    place.stop().await?;
+    Ok(findings)
+}
+
+/// All that happened under one key happened in one request, and is what happened where the same write was made once. And
+/// nothing that was asked for happened without a key.
+async fn count_by_key(place: &Place, findings: &mut Findings) -> anyhow::Result<()> {
+    let client = place.superuser().await?;
+    let sql = "select metadata->>'idempotencyKey', count(distinct metadata->>'requestId'),
+                 string_agg(type, ' ' order by tenant_id, position)
+               from events where metadata->>'idempotencyKey' is not null group by 1";
+    let mut happened: BTreeMap<String, String> = BTreeMap::new();
+    for row in client.query(sql, &[]).await? {
+        let (key, requests): (String, i64) = (row.get(0), row.get(1));
+        findings.claim(requests == 1, || format!("{key} was carried out {requests} times"));
+        happened.insert(key, row.get(2));
+    }
+    let mut compared = 0;
+    for (key, events) in &happened {
+        let Some(("retry", [_, _, step])) = parts(key) else { continue };
+        let once = happened.get(&format!("once-0-0-{step}")).map(String::as_str).unwrap_or_default();
+        findings.claim(told(once) == told(events) && metered(events) <= 1, || {
+            format!("{key}: {events}; and made once: {once}")
+        });
+        compared += 1;
+    }
+    findings.did("keys whose events were counted", compared);
+    let sql = "select count(*), min(type) from events e join tenants t using (tenant_id)
+               where metadata->>'actor' like 'key\\_%' and metadata->>'idempotencyKey' is null";
+    let row = client.query_one(sql, &[]).await?;
+    let (without, kind): (i64, Option<String>) = (row.get(0), row.get(1));
+    findings.claim(without == 0, || format!("{without} events have lost their key, such as {kind:?}"));
+    Ok(())
+}
+
+/// The types of events but those of compute: whether there is any to be metered depends on how fast an agent was woken.
+fn told(events: &str) -> Vec<&str> {
+    events.split(' ').filter(|kind| !kind.starts_with("compute.")).collect()
+}
+
+fn metered(events: &str) -> usize {
+    events.split(' ').filter(|kind| kind.starts_with("compute.")).count()
+}
+
+/// What a key is called after: what it is for, and caller, round and step.
+fn parts(key: &str) -> Option<(&str, [&str; 3])> {
+    let (kind, rest) = key.split_once('-')?;
+    let (caller, rest) = rest.split_once('-')?;
+    let (round, step) = rest.split_once('-')?;
+    Some((kind, [caller, round, step]))
+}
+
+/// The writes of the API document, as `METHOD path`.
+async fn writes_of(place: &Place, tenant: &Tenant) -> anyhow::Result<Vec<String>> {
+    let address = place.address(0).context("a server runs")?;
+    let document = Caller::new(&tenant.key).ask(&address, &Ask::get("/v1/openapi.json")).await?.json();
+    let mut writes = vec![];
+    for (path, item) in document["paths"].as_object().context("it has paths")? {
+        for method in ["post", "put", "patch", "delete"] {
+            if item.get(method).is_some() {
+                writes.push(format!("{} {path}", method.to_uppercase()));
+            }
+        }
+    }
+    Ok(writes)
+}
+
+struct Scene<'a> {
+    place: &'a Place,
+    tenant: &'a Tenant,
+    aim: u64,
+    sent: &'a Sent,
+}
+
+type Told = (BTreeSet<String>, Vec<String>);
+
+impl Scene<'_> {
+    fn life(&self, name: String) -> Life<'_> {
+        Life { scene: self, name, caller: Caller::new(&self.tenant.key), known: BTreeMap::new() }
+    }
+
+    fn address(&self, server: usize) -> anyhow::Result<String> {
+        self.place.address(server).context("a server runs")
+    }
+
+    /// One life in which each write is made once: what the others are held against.
+    async fn once(&self, number: usize) -> anyhow::Result<()> {
+        let mut caller = Caller::new(&self.tenant.key);
+        let mut life = self.life(format!("{number}_once"));
+        for step in 0..STEPS {
+            let Some(write) = life.step(step).await? else { continue };
+            let ask = write.ask.once(format!("once-{number}-0-{step}"));
+            let answer = caller.ask(&self.address(0)?, &ask).await?;
+            let (status, text) = (answer.status, &answer.text);
+            anyhow::ensure!((200..300).contains(&status), "{}: {status} {text}", write.operation);
+            life.learn(step, &answer.json());
+        }
+        Ok(())
+    }
+
+    async fn caller(&self, number: usize, mut random: fastrand::Rng) -> anyhow::Result<Told> {
+        let (mut covered, mut violations) = (BTreeSet::new(), vec![]);
+        let mut callers = [(); 3].map(|()| Caller::new(&self.tenant.key));
+        for round in 0_u64.. {
+            let mut life = self.life(format!("{number}_{round}"));
+            for step in 0..STEPS {
+                let enough = self.sent.duplicates.load(Ordering::Relaxed) >= self.aim;
+                if enough && round > 0 || violations.len() > 20 {
+                    return Ok((covered, violations));
+                }
+                let Some(write) = life.step(step).await? else { continue };
+                let ask = write.ask.clone().once(format!("retry-{number}-{round}-{step}"));
+                let first: Value =
+                    self.send_again(&mut callers, (&write, ask), &mut random, &mut violations).await?;
+                covered.insert(write.operation.to_owned());
+                life.learn(step, &first);
+            }
+        }
+        Ok((covered, violations))
+    }
+}
