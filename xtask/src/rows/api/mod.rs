@@ -1,6 +1,7 @@
-//! Schemathesis asks every operation of the API document that a server serves, as two tenants, and holds every answer
-//! against the document.
+//! Every operation of the API document that a server serves succeeds once at least where it is asked for what is there.
+//! Then Schemathesis asks them all, as two tenants, and holds every answer against the document.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,8 +12,12 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::client::{Ask, Caller};
 use crate::place::Place;
 use crate::prove::{Findings, Row, Run};
+
+mod schema;
+mod valid;
 
 pub(crate) const ROW: Row = Row {
     name: "api",
@@ -39,9 +44,16 @@ expected-statuses = ["2xx", "3xx", "401", "402", "403", "404", "409", "422", "42
 "#;
 
 async fn prove(run: Run) -> anyhow::Result<Findings> {
-    let tool = tool(&run).await?;
     let place = Place::new(&run, 1, &[]).await?;
     let (one, other) = (place.organization("test").await?, place.organization("test").await?);
+    let mut findings = Findings::default();
+    if run.planted.is_none() {
+        // What is planted is for the tool to find.
+        run.doing.now("each operation succeeds");
+        valid::prove(&place, &one, &mut findings).await?;
+    }
+    run.doing.now("the tool asks");
+    let tool = tool(&run).await?;
     let folder = place.directory().join("schemathesis");
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("schemathesis.toml"), SETTINGS)?;
@@ -53,13 +65,36 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     std::fs::write(folder.join("tenants.json"), tenants.to_string())?;
     let address = place.address(0).context("a server runs")?;
     let seconds = if run.planted.is_some() { 45 } else { run.amount(100, 3_600) };
+    let before = succeeded(&address).await?;
     let said = ask(&tool, &folder, &address, &run, seconds).await?;
     let report = std::fs::read_to_string(folder.join("report.json"))
         .with_context(|| format!("schemathesis has written no report: {said}"))?;
-    let mut findings = Findings::default();
     judge(&serde_json::from_str(&report)?, &said, &mut findings);
+    let more = succeeded(&address).await?;
+    let more = more.iter().filter(|(operation, times)| before.get(*operation) < Some(*times));
+    findings.did("operations that have succeeded for the tool", more.count() as u64);
     place.stop().await?;
     Ok(findings)
+}
+
+/// How often each operation has been answered with a success, as the server counts.
+async fn succeeded(address: &str) -> anyhow::Result<BTreeMap<String, u64>> {
+    let counted = Caller::new("").ask(address, &Ask::get("/metrics")).await?.text;
+    let mut succeeded: BTreeMap<String, u64> = BTreeMap::new();
+    for line in counted.lines().filter(|line| line.starts_with("theazo_http_requests_total{")) {
+        let label =
+            |name: &str| line.split_once(&format!("{name}=\"")).and_then(|(_, rest)| rest.split_once('"'));
+        let (Some((method, _)), Some((route, _)), Some((status, _))) =
+            (label("method"), label("route"), label("status"))
+        else {
+            continue;
+        };
+        if status.starts_with('2') {
+            let times = line.rsplit_once(' ').and_then(|(_, times)| times.parse::<u64>().ok());
+            *succeeded.entry(format!("{method} {route}")).or_default() += times.unwrap_or_default();
+        }
+    }
+    Ok(succeeded)
 }
 
 /// Lets the tool ask for so many seconds, and gives what it said.
