@@ -57,9 +57,9 @@ const BUGS: &[&str] = &[
     "no-watch",
 ];
 
-/// With a bug planted, the programs that are run first: those that its layer is there for. None of them does harm where
-/// they succeed. The run ends with the first that does.
-fn first_against(bug: &str) -> &'static str {
+/// With a bug planted, the one program that is run: that which its layer is there for. None of them does harm where it
+/// succeeds.
+fn against(bug: &str) -> &'static str {
     match bug {
         "no-seccomp" => "a user namespace",
         "no-network-namespace" => "the host's loopback",
@@ -96,14 +96,14 @@ async fn prove(run: Run, user: Option<u32>) -> anyhow::Result<Findings> {
     let mut order: Vec<&'static Hostile> = TABLES.into_iter().flatten().collect();
     run.random(1).shuffle(&mut order);
     if let Some(bug) = run.planted {
-        order.sort_by_key(|hostile| hostile.0 != first_against(bug));
+        order.retain(|hostile| hostile.0 == against(bug));
+        anyhow::ensure!(order.len() == 1, "there is one program against {bug}");
     }
-    order.reverse();
-    let at_once = if run.planted.is_some() { 1 } else { AT_ONCE };
     for _ in 0..run.amount(1, 3) {
         let queue = Queue { left: Mutex::new(order.clone()), escapes: Mutex::default() };
-        let all = join_all((0..at_once).map(|_| target.attack_all(&queue, run.planted.is_some()))).await;
-        findings.done += all.iter().sum::<u64>();
+        for held in join_all((0..AT_ONCE).map(|_| target.attack_all(&queue))).await {
+            findings.done += held?;
+        }
         for escape in queue.escapes.into_inner().unwrap_or_else(PoisonError::into_inner) {
             findings.violation(escape);
         }
@@ -208,27 +208,23 @@ impl<'a> Target<'a> {
         Ok(answer.json())
     }
 
-    /// Runs program after program, each in a sandbox of its own, to the first that gets out where that is enough. Gives
-    /// how many stayed inside and came to what is expected.
-    async fn attack_all(&self, queue: &Queue, first_is_enough: bool) -> u64 {
+    /// Runs program after program, each in a sandbox of its own. Gives how many stayed inside and came to what is expected.
+    /// One that cannot be run at all shows nothing, and is an error.
+    async fn attack_all(&self, queue: &Queue) -> anyhow::Result<u64> {
         let mut held = 0;
         while let Some(hostile) = { lock(&queue.left).pop() } {
-            match self.run(hostile).await {
-                Ok(()) => held += 1,
-                Err(escape) => {
-                    lock(&queue.escapes)
-                        .push(format!("{} (expected {:?}): {escape:#}", hostile.0, hostile.3));
-                    if first_is_enough {
-                        return held;
-                    }
+            match self.run(hostile).await.with_context(|| hostile.0.to_owned())? {
+                None => held += 1,
+                Some(said) => {
+                    lock(&queue.escapes).push(format!("{} (expected {:?}): {said}", hostile.0, hostile.3));
                 }
             }
         }
-        held
+        Ok(held)
     }
 
-    /// An error where it got out, or did not come to what is expected.
-    async fn run(&self, hostile: &Hostile) -> anyhow::Result<()> {
+    /// What it said, where it got out or did not come to what is expected.
+    async fn run(&self, hostile: &Hostile) -> anyhow::Result<Option<String>> {
         let (_, language, _, expected) = hostile;
         let (mut caller, mut ending) = (Caller::new(&self.key), Caller::new(&self.key));
         let agent = self.new_agent(&mut caller).await?;
@@ -249,8 +245,7 @@ impl<'a> Target<'a> {
         let said = |output: &str| finished[output].as_str().unwrap_or_default().to_owned();
         let (stdout, stderr) = (said("stdout"), said("stderr"));
         let right = programs::came_out(hostile, &stdout, &stderr, finished["exitCode"] == 0);
-        anyhow::ensure!(right, "{stdout}{stderr} ({})", finished["exitCode"]);
-        Ok(())
+        Ok((!right).then(|| format!("{stdout}{stderr} ({})", finished["exitCode"])))
     }
 
     /// Nothing of the target has changed, the neighbour's programs run as before, and no other process is left.

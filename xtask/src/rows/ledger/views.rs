@@ -214,7 +214,8 @@ impl Views<'_, '_> {
         self.breaks_down("models", ("model", &models["data"]), &by_model, of_models)?;
         for (view, key) in [("users", "userId"), ("sessions", "sessionId"), ("agents", "agentId")] {
             let path = format!("/v1/billing/usage/{view}?{}", self.period);
-            let rows = Value::from(self.customer.all(&path, 7 + 93 * view.len()).await?);
+            let limit = if view == "users" { 472 } else { 93 };
+            let rows = Value::from(self.customer.all(&path, limit).await?);
             let expected = match view {
                 "users" => std::mem::take(&mut self.expected.by_user),
                 "sessions" => std::mem::take(&mut self.expected.by_session),

@@ -56,7 +56,7 @@ struct Scene<'a> {
 async fn prove(run: Run) -> anyhow::Result<Findings> {
     let place = Place::new(&run, 2, &[]).await?;
     let (tenant, other) = (place.organization("live").await?, place.organization("live").await?);
-    let ledger = Ledger::new(&place.directory().join("ledger.jsonl"))?;
+    let ledger = Ledger::new(&run, "order")?;
     let scene = Scene {
         place: &place,
         tenant: &tenant,
@@ -91,6 +91,9 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     findings.done = scene.appended.load(Ordering::Relaxed);
     findings.did("events appended", findings.done);
     findings.did("unknown, settled by a retry", scene.unknown.load(Ordering::Relaxed));
+    if !findings.is_red() {
+        ledger.discard();
+    }
     place.stop().await?;
     Ok(findings)
 }
@@ -130,14 +133,15 @@ impl Scene<'_> {
             let key = format!("order-{writer}-{number}");
             let body = json!({ "userId": format!("user_{writer}_{number}") });
             let ask = Ask::post("/v1/sessions", Some(body)).once(&key);
-            let entry = |outcome, retried| {
-                let (key, event) = (key.clone(), CREATED.to_owned());
-                self.ledger.write(Entry { key, event, outcome, retried })
+            let entry = |outcome, about, sent| {
+                let (key, event) = (key.clone(), Some(CREATED.to_owned()));
+                self.ledger.write(&Entry { key, event, about, outcome, sent })
             };
+            entry(Outcome::Unknown, vec![], 0)?;
             let until = Instant::now() + GIVE_UP;
-            let mut retried = false;
+            let mut sent = 1;
             let id = loop {
-                let turn = writer + number + usize::from(retried);
+                let turn = writer + number + usize::from(sent > 1);
                 let address = self.place.address(turn).context("a server runs")?;
                 match caller.ask(&address, &ask).await {
                     Ok(answer) if answer.status == 201 => {
@@ -147,15 +151,14 @@ impl Scene<'_> {
                     Ok(answer) if answer.status != 503 => bail!("{}: {} {}", key, answer.status, answer.text),
                     _ => {}
                 }
-                if !retried {
-                    retried = true;
+                if sent == 1 {
                     self.unknown.fetch_add(1, Ordering::Relaxed);
-                    entry(Outcome::Unknown, true)?;
                 }
+                sent += 1;
                 ensure!(Instant::now() < until, "{key} was not decided for {GIVE_UP:?}");
                 sleep(Duration::from_millis(20)).await;
             };
-            entry(Outcome::Ok, retried)?;
+            entry(Outcome::Ok, vec![id.clone()], sent)?;
             acknowledged.insert(write_of(&key, &id), key);
             self.appended.fetch_add(1, Ordering::Relaxed);
         }
