@@ -59,26 +59,26 @@ impl Existing {
         let mut events = vec![];
         for life in self.agents.values() {
             let rate = life.rate_of(rates);
-            let (goes_on, piece) = match life.pause {
+            match life.pause {
                 // While it was to pause nothing was held for it any more: it goes on with its next piece.
                 Pause::Requested(Cause::Session) if life.has_nothing_ahead() => {
-                    (life.unpause(now), room.piece_after(life, &rate, now).map(|(_, piece)| piece))
+                    match room.piece_after(life, &rate, now) {
+                        Some((_, Ok(piece))) => {
+                            events.extend(life.unpause(now));
+                            events.extend(life.tick_compute(piece, &rate, now));
+                        }
+                        Some((used, Err(excess))) => {
+                            events.extend([limit_reached(life, excess), Event::ComputeTicked(used)]);
+                        }
+                        None => {}
+                    }
                 }
-                Pause::Requested(Cause::Session) => {
-                    events.extend(life.unpause(now));
-                    continue;
-                }
-                Pause::Paused(Cause::Session) => (vec![], Some(room.piece(&rate, now))),
-                _ => continue,
-            };
-            match piece {
-                Some(Ok(piece)) if goes_on.is_empty() => events.extend(life.resume(piece, &rate, now)),
-                Some(Ok(piece)) => {
-                    events.extend(goes_on);
-                    events.extend(life.tick_compute(piece, &rate, now));
-                }
-                Some(Err(excess)) => events.push(limit_reached(life, excess)),
-                None => {}
+                Pause::Requested(Cause::Session) => events.extend(life.unpause(now)),
+                Pause::Paused(Cause::Session) => match room.piece(&rate, now) {
+                    Ok(piece) => events.extend(life.resume(piece, &rate, now)),
+                    Err(excess) => events.push(limit_reached(life, excess)),
+                },
+                _ => {}
             }
         }
         events

@@ -25,7 +25,11 @@ const SIGNS: &[Sign] = &[
     ("sse", "repeated-frame", &[" behind "]),
     ("tenants", "no-predicate", &["told {"]),
     ("runs", "repeated-tool", &["was started twice", "took effect"]),
-    ("runs", "forgotten-result", &["was started twice", "took effect"]),
+    (
+        "runs",
+        "forgotten-result",
+        &["was started twice", "took effect", "refused a request", "model.call_released"],
+    ),
     ("runs", "doubled-usage", &["25 and 15 tokens"]),
     ("sandbox", "no-seccomp", &["a user namespace (expected"]),
     ("sandbox", "no-network-namespace", &["the host's loopback (expected"]),
