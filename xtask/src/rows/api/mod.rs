@@ -128,7 +128,8 @@ fn judge(report: &Value, said: &str, findings: &mut Findings) {
         findings.violation(error.to_string());
     }
     if findings.is_red() {
-        let from = said.find(" FAILURES ").unwrap_or_default();
+        let from =
+            [" FAILURES ", " ERRORS "].iter().filter_map(|head| said.find(head)).min().unwrap_or_default();
         findings.violation(said[from..].to_owned());
     }
 }

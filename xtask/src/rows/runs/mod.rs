@@ -219,7 +219,7 @@ impl<'a> Round<'a> {
             let effects = self.effects(&agent);
             let mut ran = Ran { agent, told, task_id, shown, effects, life, stays: true };
             self.check_run(&ran, &ran.shown, &ran.effects).await?;
-            if (number + lived) % 2 == 0 {
+            if (number + lived).is_multiple_of(2) {
                 self.terminate(&mut caller, &mut ran).await?;
             }
             self.ran.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
