@@ -114,7 +114,14 @@ impl Met<'_> {
 /// When the folder itself cannot be read.
 pub(super) fn walk(top: &OwnedFd, mut meet: impl FnMut(&Met<'_>)) -> io::Result<()> {
     let mut above: Vec<(Dir, CString, Statx)> = vec![];
-    let mut folder = Dir::read_from(top)?;
+    let mut folder = match Dir::read_from(top) {
+        // It may be readable, so that it could be opened, and yet closed to whoever enters it.
+        Err(Errno::ACCESS) => {
+            fchmod(top, Mode::RWXU)?;
+            Dir::read_from(top)?
+        }
+        opened => opened?,
+    };
     loop {
         let Some(entry) = folder.read() else {
             let Some((parent, name, stat)) = above.pop() else { return Ok(()) };
