@@ -76,9 +76,13 @@ pub(super) async fn prove(place: &Place, run: &Run, findings: &mut Findings) -> 
     }
     findings.did("times that a reader was behind what is in memory", overrun);
     findings.did("events while readers stalled", scene.appended.load(Ordering::Relaxed));
-    let ids = scene.ids.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let ids = std::mem::take(&mut *scene.ids.lock().unwrap_or_else(PoisonError::into_inner));
     let client = place.superuser().await?;
     if !findings.is_red() {
+        // What was written after the last of them had read on.
+        if let Err(wrong) = scene.read_all(&client).await? {
+            findings.violation(format!("a reader of all: {wrong}"));
+        }
         let log = (tenant.organization.as_str(), "live");
         for wrong in scene.seen.against_the_log(&client, log, ids).await? {
             findings.violation(wrong);
@@ -106,7 +110,7 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Reads, stalls and reads on, so many times; then to the end. How often it was further behind than a feed reaches,
+    /// Reads, stalls and reads on, so many times. How often it was further behind than a feed reaches,
     /// or what is wrong.
     async fn read(&self, reader: usize, rounds: u64) -> anyhow::Result<Result<u64, String>> {
         let (mut last, mut overrun) = (0, 0);
@@ -148,6 +152,19 @@ impl Scene<'_> {
             overrun += u64::from(behind);
         }
         Ok(Ok(overrun))
+    }
+
+    /// Reads the whole log, now that nobody writes any more.
+    async fn read_all(&self, client: &tokio_postgres::Client) -> anyhow::Result<Result<(), String>> {
+        let sql = "select h.position from heads h join tenants t using (tenant_id)
+                   where t.organization_id = $1 and t.mode = 'live'";
+        let head: i64 = client.query_one(sql, &[&self.tenant.organization]).await?.get(0);
+        let address = self.place.address(0).context("a server runs")?;
+        let path = "/v1/events/stream?after=0";
+        let asked = Asked { key: &self.tenant.key, path, last_event_id: None, small_buffer: false };
+        let mut stream = Stream::open(&address, &asked).await?;
+        let (mut last, mut smallest) = (0, u64::MAX);
+        Ok(self.read_to(&mut stream, &mut last, u64::try_from(head)?, &mut smallest).await)
     }
 
     /// Reads on to a position; what is wrong with what comes.
