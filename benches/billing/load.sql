@@ -12,7 +12,7 @@ create temporary table bench as
   select t.tenant_id, h.position as head, date_trunc('second', now()) - interval '90 days' as began,
     interval '90 days' / ({charges} / 10 * 4) as step, live_build(t.tenant_id, 'ledger') as ledger,
     live_build(t.tenant_id, 'usage_totals') as totals, live_build(t.tenant_id, 'usage_by_user') as by_user,
-    live_build(t.tenant_id, 'usage_by_agent') as by_agent, live_build(t.tenant_id, 'sessions') as sessions
+    live_build(t.tenant_id, 'usage_by_agent') as by_agent, live_build(t.tenant_id, 'sessions') as listing
   from tenants t join heads h using (tenant_id) where t.mode = 'live' order by t.tenant_id desc limit 1;
 update events e set at = b.began from bench b where e.tenant_id = b.tenant_id;
 delete from ledger l using bench b where l.tenant_id = b.tenant_id;
@@ -58,7 +58,7 @@ insert into ledger (tenant_id, build, position, entry, at, late, line, category,
   from bench b, happened h where h.kind = 'correction';
 -- Each session and each agent is created by the first event that is about it.
 insert into sessions (tenant_id, build, session_id, user_id, status, position, created_at, updated_at)
-  select distinct on (h.session_id) h.tenant_id, b.sessions, h.session_id, h.user_id, 'active', h.position, h.at, h.at
+  select distinct on (h.session_id) h.tenant_id, b.listing, h.session_id, h.user_id, 'active', h.position, h.at, h.at
   from bench b, happened h order by h.session_id, h.position;
 insert into ledger (tenant_id, build, position, entry, at, late, line, user_id, session_id, agent_id, cost, calls,
     unrated_calls)
@@ -79,9 +79,9 @@ insert into usage_totals
 insert into usage_totals
   select s.tenant_id, b.totals, 'minute', date_trunc('minute', created_at, 'UTC'), '', '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
     0, 0, 0, 0, count(*), 0
-  from bench b join sessions s on s.tenant_id = b.tenant_id and s.build = b.sessions group by 1, 2, 3, 4
+  from bench b join sessions s on s.tenant_id = b.tenant_id and s.build = b.listing group by 1, 2, 3, 4
   on conflict (tenant_id, build, grain, start, category, model) do update set sessions = excluded.sessions;
-insert into usage_by_agent
+insert into usage_by_agent (tenant_id, build, grain, start, user_id, session_id, agent_id, cost, entries, agents)
   select l.tenant_id, b.by_agent, 'minute', date_trunc('minute', at, 'UTC'), user_id, session_id,
     agent_id, sum(cost), count(category), count(*) filter (where line = 'agent')
   from bench b join ledger l on l.tenant_id = b.tenant_id and l.build = b.ledger group by 1, 2, 3, 4, 5, 6, 7;
@@ -95,7 +95,7 @@ begin
         0, 0, sum(sessions), sum(agents)
       from usage_totals t join bench b on b.tenant_id = t.tenant_id and b.totals = t.build
       where grain = pair[1] group by 1, 2, 3, 4, 5, 6;
-    insert into usage_by_agent
+    insert into usage_by_agent (tenant_id, build, grain, start, user_id, session_id, agent_id, cost, entries, agents)
       select t.tenant_id, build, pair[2], date_trunc(pair[2], start, 'UTC'), user_id, session_id, agent_id, sum(cost),
         sum(entries), sum(agents)
       from usage_by_agent t join bench b on b.tenant_id = t.tenant_id and b.by_agent = t.build
@@ -106,7 +106,7 @@ create function pg_temp.start_of(grain text, at timestamptz) returns timestamptz
   select case grain when 'ten_days' then date_trunc('month', at, 'UTC')
       + least((extract(day from at at time zone 'UTC')::int - 1) / 10, 2) * interval '10 days'
     else date_trunc(grain, at, 'UTC') end $$;
-insert into usage_by_agent
+insert into usage_by_agent (tenant_id, build, grain, start, user_id, session_id, agent_id, cost, entries, agents)
   select t.tenant_id, build, 'ten_days', pg_temp.start_of('ten_days', start), user_id, session_id, agent_id, sum(cost),
     sum(entries), sum(agents)
   from usage_by_agent t join bench b on b.tenant_id = t.tenant_id and b.by_agent = t.build
@@ -119,7 +119,7 @@ insert into usage_by_user
   group by 1, 2, 3, 4, 5;
 insert into usage_by_user
   select s.tenant_id, b.by_user, g.grain, pg_temp.start_of(g.grain, s.created_at), user_id, 0, 0, count(*), 0
-  from bench b join sessions s on s.tenant_id = b.tenant_id and s.build = b.sessions
+  from bench b join sessions s on s.tenant_id = b.tenant_id and s.build = b.listing
     cross join (values ('month'), ('ten_days'), ('day')) g(grain)
   group by 1, 2, 3, 4, 5
   on conflict (tenant_id, build, grain, start, user_id) do update set sessions = excluded.sessions;
