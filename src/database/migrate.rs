@@ -39,7 +39,6 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V14__quick_reads", include_str!("../../migrations/0014_quick_reads.sql")),
         ("V15__created_sessions", include_str!("../../migrations/0015_created_sessions.sql")),
         ("V16__places_for_keeping_count", include_str!("../../migrations/0016_places_for_keeping_count.sql")),
-        ("V17__late_entries", include_str!("../../migrations/0017_late_entries.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

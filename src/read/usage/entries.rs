@@ -145,8 +145,7 @@ pub async fn entries(
     scope.query(&sql, &parameters.0).await?.iter().map(entry).collect()
 }
 
-/// Entries that are not late are found by their positions, which follow the time; those that are by their time, and by
-/// their positions too, since their events come after it.
+/// Entries that are not late are found by their positions, which follow the time; the few that are by their time.
 fn statement(narrow: &str, subject: Option<&str>, [from, until, limit]: [&str; 3]) -> String {
     let of_build = "l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.position > 0";
     let order = format!("order by l.position desc, l.entry desc limit {limit}");
@@ -172,8 +171,7 @@ fn statement(narrow: &str, subject: Option<&str>, [from, until, limit]: [&str; 3
            ({timely})
            union all
            (select {COLUMNS} from ledger l
-            where {of_build} and l.late = 1 and l.position > position_before($1, {from}) and l.at >= {from}
-              and l.at < {until} and {IS_ENTRY} {narrow} {order})
+            where {of_build} and l.late = 1 and l.at >= {from} and l.at < {until} and {IS_ENTRY} {narrow} {order})
          ) l {OF_USER} {order}",
         COLUMNS.replace("l.user_id, ", ""),
     )

@@ -27,8 +27,7 @@ impl Part {
             Self::Timely => {
                 "l.late = 0 and l.position > position_before($1, $2) and l.position <= position_before($1, $3)"
             }
-            // Their events come after the time that they count at.
-            Self::Late => "l.late = 1 and l.position > position_before($1, $2) and l.at >= $2 and l.at < $3",
+            Self::Late => "l.late = 1 and l.at >= $2 and l.at < $3",
         };
         format!(
             "l.tenant_id = $1 and l.build = live_build($1, 'ledger') and {within} and l.position <= $4 and {IS_ENTRY}"
