@@ -138,7 +138,7 @@ impl AggregateState {
     /// To be raised with every change of a state's fields or of what `evolve` makes of an event.
     ///
     /// Those before 7 are not trusted: states that were read from the database while events about them waited to be
-    /// written lacked these, and such a state may have been written down.
+    /// written lacked these, and such a state may have been written down. Those before 8 have unrated usage by the hour.
     pub const FORMAT: i32 = 8;
 
     /// The state of an aggregate that nothing has happened to.

@@ -8,12 +8,11 @@ use theazo_domain::agent::Command;
 use theazo_domain::agent_config::ModelConfig;
 use theazo_domain::id::AgentId;
 use theazo_projections::work::kind;
+use tokio::time::sleep;
 
 use super::conversation::{Bodies, Conversation, Next};
 use super::program::Secrets;
 use super::{Desk, Done, after_stop, history};
-use tokio::time::sleep;
-
 use crate::config;
 use crate::log::{Content, Failure, Recorded};
 use crate::providers::compute;
