@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Life;
 use crate::id::{AgentId, DefinitionId, KeyId, OrganizationId, SessionId, UserId};
 use crate::{
     Aggregate, Event, Facts, Refusal, Subject, agent, billing, budget, definition, key, organization,
@@ -170,9 +171,19 @@ impl AggregateState {
             Self::Session(session) => session.standing(),
             _ => facts.session.as_ref(),
         };
-        let follow = budget::consequences(&events, session, facts);
+        let follow = budget::consequences(&events, session, |agent| self.held_ahead_ms(agent), facts);
         events.extend(follow);
         Ok(events)
+    }
+
+    /// For how many milliseconds compute is held for an agent, as far as decisions on this state can change that.
+    fn held_ahead_ms(&self, agent: AgentId) -> i64 {
+        let life = match self {
+            Self::Session(session) => session.life(agent),
+            Self::Agent(agent) => agent.life(),
+            _ => None,
+        };
+        life.map_or(0, Life::held_ahead_ms)
     }
 
     fn decided(&self, command: &Command, facts: &Facts) -> Result<Vec<Event>, Refusal> {

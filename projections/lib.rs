@@ -88,7 +88,7 @@ pub const ALL: [&dyn Projection; 21] = [
 ///
 /// A server that meets a higher epoch in a log than its own would leave newer read models behind, so it appends
 /// no more; one that meets a lower epoch rebuilds first.
-pub const EPOCH: i32 = 10;
+pub const EPOCH: i32 = 12;
 
 /// The projection of this name.
 #[must_use]

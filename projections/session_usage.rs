@@ -1,8 +1,9 @@
 //! What each session has used: the sums that its limits are held against.
 
 use theazo_domain::Event;
-use theazo_domain::charge::Booking;
+use theazo_domain::charge::{Booking, Charge, Line};
 
+use crate::ledger::{Measures, lines};
 use crate::table::text;
 use crate::{Changes, Column, Happened, Projection, Table, Value};
 
@@ -21,6 +22,10 @@ static TABLE: Table = Table {
         Column::integer("active_agents"),
         Column::integer("agents_created"),
         Column::integer("model_calls"),
+        // Of these, what has no price yet.
+        Column::integer("unrated_calls"),
+        Column::integer("unrated_input_tokens"),
+        Column::integer("unrated_output_tokens"),
     ],
 };
 
@@ -30,7 +35,7 @@ impl Projection for SessionUsage {
     }
 
     fn version(&self) -> i32 {
-        2
+        3
     }
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {
@@ -49,6 +54,7 @@ impl Projection for SessionUsage {
         }
         if let Some(booked) = happened.event.booked() {
             sums.extend(money(booked.booking));
+            sums.extend(unrated(booked.booking, happened));
         }
         if !sums.is_empty() {
             changes.add(&TABLE, vec![text(place.session_id)], sums);
@@ -68,4 +74,18 @@ fn money(booking: &Booking) -> Vec<(&'static str, Value)> {
         sums.push(("compute_ms", Value::Integer(compute_ms)));
     }
     sums
+}
+
+/// What a booking adds to usage that has no price, or takes away from it.
+fn unrated(booking: &Booking, happened: &Happened<'_>) -> Vec<(&'static str, Value)> {
+    let concerns = |charge: &Charge| charge.is_unrated() || matches!(charge.line, Line::Rating { .. });
+    if !booking.charges.iter().any(concerns) {
+        return vec![];
+    }
+    let measures = lines(happened).iter().fold(Measures::default(), |sums, line| sums.plus(&line.measures()));
+    vec![
+        ("unrated_calls", Value::Integer(measures.unrated_calls)),
+        ("unrated_input_tokens", Value::Integer(measures.unrated_input_tokens)),
+        ("unrated_output_tokens", Value::Integer(measures.unrated_output_tokens)),
+    ]
 }

@@ -1,8 +1,10 @@
 //! What is still to become known of money: calls whose usage is unconfirmed, and agents with usage that has no price.
 
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
 use theazo_domain::Event;
 use theazo_domain::agent::{CallLost, CallSettled};
-use theazo_domain::charge::{Booking, Charge, Place};
+use theazo_domain::charge::{Booking, Charge, Place, Unit};
 use theazo_domain::id::{CallId, TaskId};
 
 use crate::table::{optional, text};
@@ -20,12 +22,15 @@ static UNCONFIRMED: Table = Table {
         Column::text("user_id"),
         Column::text("task_id"),
         Column::text("model"),
-        // Its worst case, in units of the currency.
+        // What it may have cost at most, in units of the currency.
         Column::decimal("cost"),
         Column::text("reason"),
         Column::text("vendor_id"),
         Column::integer("position"),
         Column::time("created_at"),
+        // Of that, what has no price.
+        Column::integer("unrated_input_tokens"),
+        Column::integer("unrated_output_tokens"),
     ],
 };
 
@@ -68,7 +73,7 @@ impl Projection for UnconfirmedCalls {
     }
 
     fn version(&self) -> i32 {
-        1
+        2
     }
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {
@@ -79,6 +84,12 @@ impl Projection for UnconfirmedCalls {
         if call.booking.unconfirmed.is_empty() {
             return;
         }
+        let unrated = |output: bool| {
+            let charges = call.booking.unconfirmed.iter();
+            let tokens =
+                charges.filter(|charge| charge.is_unrated() && (charge.unit == Unit::OutputToken) == output);
+            tokens.map(|charge| charge.quantity).sum::<Decimal>().to_i64().unwrap_or(i64::MAX)
+        };
         let values = vec![
             text(call.place.agent_id),
             text(call.place.session_id),
@@ -90,6 +101,8 @@ impl Projection for UnconfirmedCalls {
             optional(call.vendor_id.map(text)),
             Value::Integer(happened.position),
             Value::Time(happened.at),
+            Value::Integer(unrated(false)),
+            Value::Integer(unrated(true)),
         ];
         changes.put(&UNCONFIRMED, vec![text(call.call_id)], values);
     }

@@ -33,8 +33,10 @@ pub mod kind {
     pub const CLOSE_EXEC: &str = "close_exec";
 }
 
-/// How long after its agent's end a call to a model is closed that was not settled by then.
-const CALL_GRACE_MS: i64 = 30_000;
+/// How long after its agent's end a call to a model is closed that was not settled by then. A reservation may outlive its
+/// work by a minute: a server may be silent for ten seconds before the agent's end is known, and so may two that were to
+/// close the call, one after the other.
+const CALL_GRACE_MS: i64 = 20_000;
 /// How long after its start a caller's program is closed that was not told to have ended and that no server says it is
 /// at: as long as a server may be silent.
 const EXEC_GRACE_MS: i64 = 10_000;
@@ -60,7 +62,7 @@ impl Projection for Work {
     }
 
     fn version(&self) -> i32 {
-        3
+        4
     }
 
     fn fold(&self, happened: &Happened<'_>, changes: &mut Changes) {

@@ -65,6 +65,8 @@ pub const OPEN_FILES: u64 = 65_536;
 pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a caller may take nothing of what lies ready for it before its connection is closed by the system.
 pub const STALLED_READER: Duration = Duration::from_secs(30);
+/// How often what was measured is added up: what waits for that is a few bytes for each request of the time between.
+pub const METRICS_ADDED_UP: Duration = Duration::from_secs(1);
 /// The headers of a request, in bytes.
 pub const HEADER_BYTES: usize = 32 * 1_024;
 /// The headers of a request, by number.
@@ -155,8 +157,8 @@ pub const LARGEST_PAGE: i64 = 100;
 pub const USERS_PAGE: i64 = 50;
 /// The same at most.
 pub const LARGEST_USERS_PAGE: i64 = 1_000;
-/// Days of a period whose costs are listed day by day: ten years.
-pub const DAYS_LISTED: usize = 3_653;
+/// Days of a period whose costs are listed day by day: a hundred years.
+pub const DAYS_LISTED: usize = 36_525;
 /// Entries that an export reads at a time.
 pub const EXPORT_PAGE: i64 = 5_000;
 /// How long an outgoing call may take to be connected, with the lookup of its name and TLS.
@@ -322,6 +324,8 @@ pub const DEFAULT_MODEL: &str = "claude-sonnet-4-20250514";
 pub const DEFAULT_MAX_TOKENS: u32 = 4_096;
 /// How long one call to a model may take.
 pub const MODEL_CALL_DEADLINE: Duration = Duration::from_secs(600);
+/// How much longer it is waited for, so that whoever sends it can say what came until its deadline.
+pub const MODEL_CALL_GRACE: Duration = Duration::from_secs(1);
 /// How often a call to a model that came to nothing is followed by another.
 pub const MODEL_REPEATS: u32 = 3;
 /// How long to rest before that, the first time; twice as long each time after.

@@ -304,6 +304,22 @@ mod tests {
     }
 
     #[test]
+    fn each_target_is_one_of_libfuzzers_too() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+        let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        let of_manifest = manifest.lines().filter_map(|line| {
+            line.strip_prefix("path = \"fuzz_targets/")?.strip_suffix(".rs\"").map(str::to_owned)
+        });
+        let mut of_manifest: Vec<String> = of_manifest.collect();
+        of_manifest.sort();
+        assert_eq!(of_manifest, TARGETS.map(|(name, _)| name));
+        for (name, _) in TARGETS {
+            let program = std::fs::read_to_string(folder.join(format!("fuzz_targets/{name}.rs"))).unwrap();
+            assert!(program.contains(&format!("theazo::fuzz::{name}(")), "{program}");
+        }
+    }
+
+    #[test]
     fn no_input_of_a_corpus_nor_what_is_made_of_them_makes_a_target_fail() {
         let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
         for (name, target) in TARGETS {

@@ -14,7 +14,7 @@ use theazo_domain::{Command, Refusal, agent, billing, key, organization};
 
 use crate::boot::{Error, Tools};
 use crate::log::{Accepted, Actor, Provenance, Submission, Tenant, create_tenant};
-use crate::{keys, random};
+use crate::{cards, keys, random, read};
 
 /// An organization that is to begin.
 #[derive(Debug, Clone)]
@@ -29,7 +29,8 @@ pub struct NewOrganization {
     pub rate_limit: Option<u32>,
 }
 
-/// Begins an organization in both modes. Begun in part, it is finished; begun already, nothing changes.
+/// Begins an organization in both modes, with the rate card that the program comes with in its logs: another program, which
+/// may come with another, changes no price. Begun in part, it is finished; begun already, nothing changes.
 ///
 /// # Errors
 /// [`Error`] when the database is away or the owner's login may not do it.
@@ -40,6 +41,12 @@ pub async fn create_organization(
 ) -> Result<[Tenant; 2], Error> {
     let live = create_in(tools, actor, new, Mode::Live).await?;
     let test = create_in(tools, actor, new, Mode::Test).await?;
+    for tenant in [live, test] {
+        let in_force = read::rates::in_force(tools.log.scope(tenant.id), tools.clock.now()).await?;
+        if in_force.is_none() {
+            import_rates(tools, actor, tenant, Card::clone(Card::built_in())).await?;
+        }
+    }
     Ok([live, test])
 }
 
@@ -96,18 +103,19 @@ pub async fn revoke_key(tools: &Tools, actor: Actor, tenant: Tenant, key_id: Key
     Ok(!accepted.events.is_empty())
 }
 
-/// Imports a rate card, given with its SHA-256 in hex.
+/// Imports a rate card.
 ///
 /// # Errors
 /// [`Error::Refused`] when the rules say no; [`Error`] when the database is away.
 pub async fn import_rates(
     tools: &Tools,
+    actor: Actor,
     tenant: Tenant,
     card: Card,
-    sha256: String,
 ) -> Result<Accepted, Error> {
+    let sha256 = cards::digest(&card);
     let command = billing::Command::ImportRates { card: Box::new(card), sha256 };
-    execute(tools, Actor::Operator, tenant, Command::Billing(command)).await
+    execute(tools, actor, tenant, Command::Billing(command)).await
 }
 
 /// Charges what an agent has used of a model that had no price: the sum of it.

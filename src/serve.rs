@@ -26,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 
 use crate::config;
+use crate::http::health;
 
 /// Listens on an address and port; a name is looked up, and its first address that can be listened on is taken.
 ///
@@ -56,6 +57,7 @@ pub async fn run(listener: TcpListener, router: Router, places: usize, mut stopp
     let builder = Arc::new(connections());
     let places = Arc::new(Semaphore::new(places));
     let graceful = GracefulShutdown::new();
+    let adding_up = tokio::spawn(health::add_up());
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
@@ -79,6 +81,7 @@ pub async fn run(listener: TcpListener, router: Router, places: usize, mut stopp
     if tokio::time::timeout(config::DRAIN_DEADLINE, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still running at the deadline and are cut");
     }
+    adding_up.abort();
 }
 
 /// Makes SIGTERM and SIGINT stop the server, and a second one end the process at once.

@@ -110,8 +110,8 @@ pub enum Command {
         /// Bytes that it takes.
         bytes: u64,
     },
-    /// Charge what it has kept: a day is over.
-    MeterStorage,
+    /// Charge what it has kept: a day is over. What it keeps from then on is charged at these rates, which are in force.
+    MeterStorage(ComputeRates),
     /// Its sandbox is ready again.
     Woken {
         /// How the provider finds it.
@@ -165,6 +165,8 @@ pub enum Command {
         reason: String,
         /// The vendor's id of the call.
         vendor_id: Option<String>,
+        /// What its vendor had told by then of what it used.
+        told: Option<Tokens>,
     },
     /// It became known what a call used whose usage was unconfirmed.
     ReconcileCall {
@@ -258,7 +260,7 @@ impl Aggregate for State {
             | Command::Suspended { .. }
             | Command::Woken { .. }
             | Command::Stored { .. }
-            | Command::MeterStorage
+            | Command::MeterStorage(_)
             | Command::Fail { .. }
             | Command::Released => agent.decide_sandbox(command, facts),
             Command::Run { .. }
@@ -320,7 +322,7 @@ impl Existing {
                 let measured = life.ending.is_none() && life.is_ready();
                 Ok(measured.then(|| life.keep(*bytes, now)).flatten().into_iter().collect())
             }
-            Command::MeterStorage => Ok(life.meter_storage(now).into_iter().collect()),
+            Command::MeterStorage(rates) => Ok(life.meter_storage(rates, now).into_iter().collect()),
             Command::Fail { code, message } if life.ending.is_none() => Ok(life.fail(code, message, now)),
             Command::Released if life.ending.is_some() && life.sandbox != Sandbox::Gone => {
                 Ok(vec![Event::AgentReleased(Released { place })])
@@ -345,10 +347,8 @@ impl Existing {
                     return Err(self.conflict());
                 }
                 if *model == ModelCost::Unpriced && session.is_cost_limited(&facts.payers) {
-                    return Err(Refusal::Conflict(format!(
-                        "{} has a cost limit, and the model has no price",
-                        place.session_id
-                    )));
+                    let message = "a limit of cost applies to the session, and the model has no price";
+                    return Err(Refusal::Conflict(message.to_owned()));
                 }
                 let need = need(*model == ModelCost::Free);
                 if let Some(excess) = session.cost_excess(&facts.payers, need, facts.now) {

@@ -361,10 +361,13 @@ pub struct CallLost {
     /// The vendor's id of the call, to reconcile by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vendor_id: Option<String>,
+    /// What its vendor had told by then of what it used: all of its prompt, and of its output a part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Tokens>,
     /// Whether its agent or task had ended by then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub late: bool,
-    /// Releases the worst case, and books it as unconfirmed.
+    /// Releases the worst case, and books as unconfirmed what it may have used.
     pub booking: Booking,
 }
 

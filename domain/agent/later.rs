@@ -14,6 +14,9 @@ pub const RATED_AT_ONCE: usize = 100;
 
 /// Usage within it is rated together: periods begin and end with whole seconds, so that none parts what is rated at once.
 const TOGETHER_MS: i64 = 1_000;
+/// Tokens of a prompt up to which its call is rated together with others. A longer one may have other prices: no model's
+/// begin below that.
+const TOGETHER_PROMPT: u64 = 32_000;
 /// What older events have rated together.
 const FORMERLY_TOGETHER_MS: i64 = 3_600_000;
 
@@ -125,18 +128,7 @@ impl Later {
     fn note_unrated(&mut self, model: &str, charges: &[Charge]) {
         let mut unrated = charges.iter().filter(|charge| charge.is_unrated()).peekable();
         let Some(used_at) = unrated.peek().map(|charge| charge.at) else { return };
-        let known = self
-            .unrated
-            .iter()
-            .rposition(|usage| usage.model == model && within(TOGETHER_MS, usage.used_at, used_at));
-        let mut usage = known.map(|at| self.unrated.remove(at)).unwrap_or_else(|| Unrated {
-            model: model.to_owned(),
-            used_at,
-            tokens: Tokens::default(),
-            calls: 0,
-        });
-        usage.used_at = used_at;
-        usage.calls = usage.calls.saturating_add(1);
+        let mut usage = Unrated { model: model.to_owned(), used_at, tokens: Tokens::default(), calls: 1 };
         for charge in unrated {
             let quantity = charge.quantity.to_u64().unwrap_or(u64::MAX);
             let tokens = &mut usage.tokens;
@@ -148,6 +140,10 @@ impl Later {
                 Unit::Millisecond | Unit::GbHour => continue,
             };
             *sum = sum.saturating_add(quantity);
+        }
+        let known = self.unrated.iter().rposition(|known| known.takes(&usage));
+        if let Some(known) = known.map(|at| self.unrated.remove(at)) {
+            usage.take(&known);
         }
         self.unrated.push(usage);
     }
@@ -162,6 +158,26 @@ impl Charge {
 }
 
 impl Unrated {
+    /// Whether the two are rated together.
+    fn takes(&self, other: &Self) -> bool {
+        let is_long = |usage: &Self| usage.tokens.prompt() > TOGETHER_PROMPT && usage.calls == 1;
+        self.model == other.model
+            && within(TOGETHER_MS, self.used_at, other.used_at)
+            && !is_long(self)
+            && !is_long(other)
+    }
+
+    /// Takes in what was used before it.
+    fn take(&mut self, other: &Self) {
+        let Tokens { input, output, cache_read, cache_write } = other.tokens;
+        let tokens = &mut self.tokens;
+        tokens.input = tokens.input.saturating_add(input);
+        tokens.output = tokens.output.saturating_add(output);
+        tokens.cache_read = tokens.cache_read.saturating_add(cache_read);
+        tokens.cache_write = tokens.cache_write.saturating_add(cache_write);
+        self.calls = self.calls.saturating_add(other.calls);
+    }
+
     /// Its charges at these rates: in its own time while the month of that is open, else now.
     fn rated(&self, rates: &ModelRates, now: Timestamp) -> Vec<Charge> {
         let is_open = self.used_at.day().month_start() == now.day().month_start();
@@ -171,7 +187,9 @@ impl Unrated {
             let calls = std::mem::take(&mut calls);
             Charge { line: Line::Rating { used_at: self.used_at, calls }, ..charge }
         };
-        rates.of_short_prompts().charges(self.tokens, at).into_iter().map(rating).collect()
+        // Of several calls only the sum of their tokens is known, and each of their prompts was short.
+        let rates = if self.calls == 1 { rates.clone() } else { rates.of_short_prompts() };
+        rates.charges(self.tokens, at).into_iter().map(rating).collect()
     }
 }
 
@@ -203,15 +221,17 @@ impl Existing {
         if rates.prices.is_none() {
             return Err(Refusal::Conflict(format!("the model {model} has no price")));
         }
-        let unrated = self.later.unrated.iter().filter(|usage| usage.model == model);
-        let all = unrated.clone().count();
-        let charges: Vec<Charge> =
-            unrated.take(RATED_AT_ONCE).flat_map(|usage| usage.rated(rates, facts.now)).collect();
+        let unrated: Vec<&Unrated> = self.later.unrated.iter().filter(|usage| usage.model == model).collect();
+        let last = unrated.len().min(RATED_AT_ONCE).checked_sub(1).map(|last| unrated[last].used_at);
+        // What was used at the same moment is rated at once, since the moment is what tells it from what is left.
+        let (now, left): (Vec<_>, Vec<_>) =
+            unrated.into_iter().partition(|usage| Some(usage.used_at) <= last);
+        let charges: Vec<Charge> = now.into_iter().flat_map(|usage| usage.rated(rates, facts.now)).collect();
         if charges.is_empty() {
             return Ok(vec![]);
         }
         let booking = Booking { charges, ..Booking::default() };
-        let left = u32::try_from(all.saturating_sub(RATED_AT_ONCE)).unwrap_or(u32::MAX);
+        let left = u32::try_from(left.len()).unwrap_or(u32::MAX);
         let place = self.life.place;
         Ok(vec![Event::UsageRated(UsageRated { place, model: model.to_owned(), left, booking })])
     }

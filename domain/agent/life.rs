@@ -205,7 +205,10 @@ impl Life {
             Event::AgentSuspended(suspended) => self.sandbox = Sandbox::Asleep(suspended.sandbox.clone()),
             Event::AgentFailed(_) => self.end(Ending::Failed),
             Event::AgentTerminated(_) => self.end(Ending::Terminated),
-            Event::StorageMetered(metered) => self.kept = Kept::after(metered),
+            Event::StorageMetered(metered) => {
+                self.kept = Kept::after(metered);
+                self.storage = metered.rate.clone().unwrap_or_else(|| self.storage.clone());
+            }
             Event::AgentReleased(_) => self.sandbox = Sandbox::Gone,
             Event::AgentPauseRequested(requested) => self.pause = Pause::Requested(requested.cause),
             Event::AgentPaused(paused) => {

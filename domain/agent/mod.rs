@@ -13,7 +13,7 @@ pub mod prices;
 /// Storage, metered.
 pub mod storage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod work;
 
 use rust_decimal::Decimal;

@@ -56,14 +56,16 @@ impl Existing {
             Command::OpenCall(opening) => self.open_call(opening, facts),
             Command::SettleCall(answer) => self.settle(answer, facts),
             Command::ReleaseCall { call_id, reason } => self.release(*call_id, reason, facts),
-            Command::LoseCall { call_id, reason, vendor_id } => {
+            Command::LoseCall { call_id, reason, vendor_id, told } => {
                 let call = self.call_that_is_open(*call_id)?;
-                let mut events = vec![self.lost(call, reason, vendor_id.clone(), facts)];
+                let mut events = vec![self.lost(call, (reason, vendor_id.clone(), *told), facts)];
                 events.extend(self.life.landed(self.life.in_flight.saturating_sub(1), facts.now));
                 Ok(events)
             }
             Command::CloseCall => match &self.call {
-                Some(call) if self.late(call) => Ok(vec![self.lost(call, "its agent ended", None, facts)]),
+                Some(call) if self.late(call) => {
+                    Ok(vec![self.lost(call, ("its agent ended", None, None), facts)])
+                }
                 _ => Ok(vec![]),
             },
             Command::StartTool { .. } | Command::FinishTool { .. } => self.decide_tool(command, facts),
@@ -99,7 +101,7 @@ impl Existing {
         let place = self.life.place;
         let mut events = vec![];
         if let Some(call) = self.call.as_ref().filter(|call| call.task_id == task_id) {
-            events.push(self.lost(call, "its worker ended", None, facts));
+            events.push(self.lost(call, ("its worker ended", None, None), facts));
         }
         let Some(task) = self.task.as_ref().filter(|task| task.id == task_id) else {
             return if events.is_empty() {
@@ -144,7 +146,7 @@ impl Existing {
             return Err(Refusal::Conflict(format!("{} has a call under way", task.id)));
         }
         if opening.rates.prices.is_none() && session.is_cost_limited(&facts.payers) {
-            let message = "The session has a cost limit, and the model has no price.";
+            let message = "A limit of cost applies, and the model has no price.";
             return Ok(vec![self.task_failed(task, "conflict", message)]);
         }
         let reserved = opening.rates.worst(opening.worst_case);
@@ -214,9 +216,23 @@ impl Existing {
         Ok(events)
     }
 
-    /// The worst case of a lost call is no longer held, but booked as unconfirmed.
-    fn lost(&self, call: &OpenCall, reason: &str, vendor_id: Option<String>, facts: &Facts) -> Event {
-        let unconfirmed = call.rates.charges_at_worst(call.worst_case, facts.now);
+    /// The worst case of a lost call is no longer held, but what it may have used is booked as unconfirmed: of its prompt
+    /// what its vendor has told, where it has, and of its output the most.
+    fn lost(
+        &self,
+        call: &OpenCall,
+        (reason, vendor_id, told): (&str, Option<String>, Option<Tokens>),
+        facts: &Facts,
+    ) -> Event {
+        let worst = call.worst_case;
+        let unconfirmed = match told.filter(|told| told.prompt() > 0) {
+            Some(told) => {
+                let most = Tokens { output: told.output.max(worst.output), ..told };
+                call.rates.charges(most, facts.now)
+            }
+            // Whoever tells nothing of the prompt but a zero has not told it: there is always some.
+            None => call.rates.charges_at_worst(worst, facts.now),
+        };
         Event::CallLost(CallLost {
             place: self.life.place,
             task_id: call.task_id,
@@ -224,6 +240,7 @@ impl Existing {
             model: call.model.clone(),
             reason: reason.to_owned(),
             vendor_id,
+            told,
             late: self.late(call),
             booking: Booking { released: call.reserved, unconfirmed, ..Booking::default() },
         })

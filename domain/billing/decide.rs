@@ -76,7 +76,9 @@ impl State {
                 Err(Refusal::Conflict(format!("the version {version} is that of another card")))
             };
         }
-        if *version == Card::built_in().version {
+        let built_in = Card::built_in();
+        let undated = Card { effective_from: None, ..card.clone() };
+        if *version == built_in.version && undated != **built_in {
             let what = format!("the version {version} is that of the card that the program comes with");
             return Err(Refusal::Conflict(what));
         }

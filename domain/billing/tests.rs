@@ -160,12 +160,14 @@ fn a_card_is_imported_once_and_applies_from_no_time_that_has_passed() {
     assert_eq!(state.decide(&import(card("mine")), &facts()), Ok(vec![]));
     let other = Card { compute_per_minute: Decimal::ONE, ..card("mine") };
     let late = Card { effective_from: at(NOW_MS - 1), ..card("late") };
-    let own = card(&Card::built_in().version);
+    let own = Card { markup_percent: Decimal::ZERO, ..card(&Card::built_in().version) };
     let unusable = Card { markup_percent: Decimal::NEGATIVE_ONE, ..card("bad") };
     for wrong in [other, late, own, unusable] {
         let refused = state.decide(&import(wrong), &facts());
         assert!(matches!(refused, Err(Refusal::Conflict(_))), "{refused:?}");
     }
+    let own = card(&Card::built_in().version);
+    assert_eq!(state.decide(&import(own), &facts()).unwrap().len(), 1, "as it is, it can be");
     let next = Card { effective_from: at(NOW_MS + 1), ..card("next") };
     assert_eq!(state.decide(&import(next), &facts()).unwrap().len(), 1);
 }

@@ -3,6 +3,7 @@
 use super::{Overrun, Purse, Scope};
 use crate::account::{Excess, Need};
 use crate::charge::{Booked, Booking};
+use crate::id::AgentId;
 use crate::session::{LimitOverrun, Standing};
 use crate::time::Timestamp;
 use crate::{Event, Facts};
@@ -42,19 +43,33 @@ impl Payers {
 }
 
 /// What follows from what is booked by a decision: the limits that are past because of it, and the thresholds of
-/// budgets that it crosses. `session` is where the session of the work stood before.
+/// budgets that it crosses. `session` is where the session of the work stood before, and `held_ahead_ms` for how long
+/// compute was held for an agent.
 #[must_use]
-pub fn consequences(events: &[Event], session: Option<&Standing>, facts: &Facts) -> Vec<Event> {
+pub fn consequences(
+    events: &[Event],
+    session: Option<&Standing>,
+    held_ahead_ms: impl Fn(AgentId) -> i64,
+    facts: &Facts,
+) -> Vec<Event> {
     let charges =
         |booked: &Booked<'_>| !(booked.booking.charges.is_empty() && booked.booking.unconfirmed.is_empty());
     if !events.iter().filter_map(Event::booked).any(|booked| charges(&booked)) {
         return vec![];
     }
     let (mut follow, mut session, mut payers) = (vec![], session.cloned(), facts.payers.clone());
-    for booked in events.iter().filter_map(Event::booked) {
+    for (event, booked) in events.iter().filter_map(|event| Some((event, event.booked()?))) {
         let (place, booking) = (booked.place, booked.booking);
-        if let Some(excess) = session.as_mut().and_then(|session| session.overrun(booking, facts.now)) {
-            follow.push(Event::SessionLimitOverrun(LimitOverrun { place, excess }));
+        if let Some(session) = &mut session {
+            let no_longer_held = || held_ahead_ms(place.agent_id);
+            let held_ms = match event {
+                Event::ComputeTicked(ticked) => ticked.slice_ms - no_longer_held(),
+                Event::ComputeStopped(_) => -no_longer_held(),
+                _ => 0,
+            };
+            let excesses = session.overruns(booking, session.compute_held_ms + held_ms, facts.now);
+            let told = |excess| Event::SessionLimitOverrun(LimitOverrun { place, excess });
+            follow.extend(excesses.into_iter().map(told));
         }
         for (scope, purse) in payers.purses() {
             let (overrun, crossings) = purse.take(scope, booking, facts.now);

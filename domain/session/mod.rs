@@ -106,6 +106,11 @@ impl State {
         self.0.as_ref().map(|session| &session.standing)
     }
 
+    /// An agent of it that has not ended.
+    pub(crate) fn life(&self, agent: AgentId) -> Option<&Life> {
+        self.0.as_ref()?.agents.get(&agent)
+    }
+
     /// Whose money a command may move: nobody's where there is no session, or no agent that it concerns.
     pub(crate) fn payer(&self, command: &Command) -> Option<UserId> {
         let session = self.0.as_ref()?;

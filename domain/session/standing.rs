@@ -46,7 +46,8 @@ pub struct LimitRefused {
     pub excess: Excess,
 }
 
-/// Something turned out dearer than its worst case, and the session is past its limit.
+/// Something turned out dearer or longer than what was held for it, and the session is past its limit of cost or of
+/// compute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LimitOverrun {
@@ -82,14 +83,21 @@ impl Standing {
         own.or_else(|| payers.excess(need, now))
     }
 
-    /// Takes in a booking that is about to happen: by how much the session is past its cost limit then, where it was
-    /// not before.
-    pub(crate) fn overrun(&mut self, booking: &Booking, now: Timestamp) -> Option<Excess> {
+    /// Takes in a booking that is about to happen, after which so many milliseconds of compute are held: by how much the
+    /// session is past its limits of cost and of compute then, where it was not before.
+    pub(crate) fn overruns(&mut self, booking: &Booking, held_ms: i64, now: Timestamp) -> Vec<Excess> {
         let limit = self.limits.max_cost;
-        let past = |account: &Account| account.past((LimitName::MaxCost, limit.as_ref()?), now);
-        let before = past(&self.account);
+        let past = |standing: &Self| {
+            let cost =
+                limit.as_ref().and_then(|limit| standing.account.past((LimitName::MaxCost, limit), now));
+            [cost, standing.compute_overrun()]
+        };
+        let before = past(self);
         self.account.book(booking);
-        past(&self.account).filter(|_| before.is_none())
+        self.compute_ms += booking.compute_ms();
+        self.compute_held_ms = held_ms;
+        let after = past(self).into_iter().zip(before);
+        after.filter_map(|(after, before)| after.filter(|_| before.is_none())).collect()
     }
 
     /// The next piece of compute that fits: what to hold, and for how many milliseconds.
@@ -114,6 +122,13 @@ impl Standing {
         let minutes =
             self.limits.max_compute_minutes.filter(|minutes| self.compute_ms >= allowed_ms(*minutes));
         minutes.map(|minutes| self.compute_excess(minutes))
+    }
+
+    /// By how much more compute was used than its limit allows; nothing where it was not.
+    fn compute_overrun(&self) -> Option<Excess> {
+        let minutes =
+            self.limits.max_compute_minutes.filter(|minutes| self.compute_ms > allowed_ms(*minutes));
+        minutes.map(|minutes| Excess { requested: Decimal::ZERO, ..self.compute_excess(minutes) })
     }
 
     fn compute_excess(&self, minutes: i64) -> Excess {

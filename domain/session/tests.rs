@@ -4,7 +4,6 @@ use ulid::Ulid;
 
 use super::*;
 use crate::agent::{self, NewAgent};
-use crate::agent_config::AgentConfig;
 use crate::bridge::Bridged;
 use crate::command::Person;
 use crate::definition;
@@ -186,17 +185,7 @@ proptest! {
 }
 
 fn new_agent() -> NewAgent {
-    NewAgent {
-        agent_id: AgentId::from_ulid(Ulid::from_parts(1, 3)),
-        definition: None,
-        config: AgentConfig::default(),
-        provider: None,
-        mocked: false,
-        browser: false,
-        timeout_s: 300,
-        compute: Card::built_in().compute_rates(),
-        storage: Card::built_in().storage_rates(),
-    }
+    NewAgent { provider: None, ..agent::tests::new_agent(AgentId::from_ulid(Ulid::from_parts(1, 3))) }
 }
 
 /// What comes of making this agent where this is to be had.

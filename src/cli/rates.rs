@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use theazo_domain::id::OrganizationId;
 use theazo_domain::rates::Card;
 use theazo_domain::time::Timestamp;
@@ -15,7 +14,8 @@ use super::tenants::tenant;
 use super::{Error, ModeArgument, Outcome};
 use crate::boot::Tools;
 use crate::cards::Cards;
-use crate::log::Tenant;
+use crate::log::{Actor, Tenant};
+use crate::read::rates::Imported;
 use crate::{operator, read};
 
 #[derive(Debug, clap::Subcommand)]
@@ -31,6 +31,11 @@ pub(super) enum Command {
         /// At which moment, such as 2026-01-01T00:00:00Z [default: now]
         #[arg(long, value_name = "TIME", value_parser = Timestamp::parse, requires = "org")]
         at: Option<Timestamp>,
+    },
+    /// List the rate cards of an organization and from when on each applies, the newest first
+    List {
+        #[command(flatten)]
+        whose: Whose,
     },
     /// Import a rate card, in the form that `rates show --json` gives, and rate what it gives a price
     Import {
@@ -77,7 +82,7 @@ struct Rated {
 
 /// Shows the card that the program comes with.
 pub(super) fn show_built_in(output: Output) -> Outcome {
-    show(Card::built_in(), output);
+    show(Card::built_in(), None, output);
     Outcome::Fine
 }
 
@@ -87,8 +92,17 @@ pub(super) async fn run(tools: &Tools, command: &Command, output: Output) -> Res
         Command::Show { org: Some(org), mode, at } => {
             let tenant = opened(tools, *org, *mode).await?;
             let at = at.unwrap_or_else(|| tools.clock.now());
-            let card = Cards::default().in_force(&tools.log, tenant.id, at).await?;
-            show(&card, output);
+            let imported = read::rates::in_force(tools.log.scope(tenant.id), at).await?;
+            let card = Cards::default().of(&tools.log, tenant.id, imported.as_ref()).await?;
+            show(&card, imported.as_ref(), output);
+        }
+        Command::List { whose } => {
+            let tenant = opened(tools, whose.org, whose.mode).await?;
+            let cards = read::rates::all(tools.log.scope(tenant.id)).await?;
+            output.list(&cards, ["VERSION", "APPLIES FROM", "IMPORTED", "POSITION"], |card| {
+                let Imported { version, effective_from, imported_at, position, .. } = card;
+                [version.clone(), effective_from.to_string(), imported_at.to_string(), position.to_string()]
+            });
         }
         Command::Import { file, whose } => {
             let tenant = opened(tools, whose.org, whose.mode).await?;
@@ -111,10 +125,12 @@ async fn opened(tools: &Tools, org: OrganizationId, mode: ModeArgument) -> Resul
     Ok(tenant)
 }
 
-fn show(card: &Card, output: Output) {
+fn show(card: &Card, imported: Option<&Imported>, output: Output) {
     output.object(card, || {
+        let from = imported.map(|imported| imported.effective_from.to_string());
         let mut lines = vec![
             format!("version        {}", card.version),
+            format!("applies from   {}", from.as_deref().unwrap_or("the start, where no other does")),
             format!("currency       {}", json!(card.currency).as_str().unwrap_or_default()),
             format!("compute        {} a minute", card.compute_per_minute),
             format!("orchestration  {} a minute", card.orchestration_per_minute),
@@ -136,11 +152,8 @@ async fn import(tools: &Tools, tenant: Tenant, file: &Path, output: Output) -> R
     let text = tokio::fs::read_to_string(file).await.map_err(|error| unusable(&error))?;
     let card: Card = serde_json::from_str(&text).map_err(|error| unusable(&error))?;
     card.check().map_err(|error| unusable(&error))?;
-    // Of the card, and not of the file: white space and the order of members say nothing.
-    let written = serde_json::to_string(&card).expect("a card is plain data");
-    let sha256 = hex::encode(Sha256::digest(written));
     let version = card.version.clone();
-    let accepted = operator::import_rates(tools, tenant, card, sha256).await?;
+    let accepted = operator::import_rates(tools, Actor::Operator, tenant, card).await?;
     let now = tools.clock.now();
     let in_force = read::rates::in_force(tools.log.scope(tenant.id), now).await?;
     let in_force = in_force.is_some_and(|imported| imported.version == version);

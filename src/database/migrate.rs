@@ -10,7 +10,7 @@ const LOCK: &str = "select pg_advisory_lock(7432816001)";
 
 /// Every function that looks over the wall between tenants, before a tenant is known. They return a tenant and an
 /// id; a test holds this list against the database.
-pub const DEFINER_FUNCTIONS: [&str; 8] = [
+pub const DEFINER_FUNCTIONS: [&str; 9] = [
     "claim_due_work",
     "claim_work",
     "find_key",
@@ -18,6 +18,7 @@ pub const DEFINER_FUNCTIONS: [&str; 8] = [
     "hold_work",
     "release_lease",
     "release_leases",
+    "renew_held_leases",
     "renew_leases",
 ];
 
@@ -39,6 +40,9 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V14__quick_reads", include_str!("../../migrations/0014_quick_reads.sql")),
         ("V15__created_sessions", include_str!("../../migrations/0015_created_sessions.sql")),
         ("V16__places_for_keeping_count", include_str!("../../migrations/0016_places_for_keeping_count.sql")),
+        ("V17__renew_what_is_done", include_str!("../../migrations/0017_renew_what_is_done.sql")),
+        ("V18__unrated_lost_calls", include_str!("../../migrations/0018_unrated_lost_calls.sql")),
+        ("V19__unrated_in_sessions", include_str!("../../migrations/0019_unrated_in_sessions.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

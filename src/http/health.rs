@@ -8,10 +8,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
+use tokio::time::MissedTickBehavior;
 use utoipa::ToSchema;
 
 use super::Edge;
 use super::error::Error;
+use crate::config;
 
 /// How the server is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -45,9 +47,19 @@ pub(crate) async fn readyz(State(edge): State<Edge>) -> Result<Json<Health>, Err
 #[utoipa::path(get, path = "/metrics", tag = "server",
     responses((status = 200, content_type = "text/plain", body = String)))]
 pub(crate) async fn metrics() -> impl IntoResponse {
-    let recorder = recorder();
-    recorder.run_upkeep();
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render())
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder().render())
+}
+
+/// Adds up what was measured, again and again: the recorder keeps each time by itself until somebody does, and for ever
+/// where nobody asks for the metrics.
+pub(crate) async fn add_up() {
+    let mut turns = tokio::time::interval(config::METRICS_ADDED_UP);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        recorder().run_upkeep();
+        metrics::counter!("theazo_metrics_added_up_total").increment(1);
+    }
 }
 
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();

@@ -1,7 +1,5 @@
 //! Carrying out a request that changes something: once only where it carries an `Idempotency-Key`.
 
-use std::sync::Arc;
-
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -71,29 +69,28 @@ pub(crate) fn judged(verdict: &Verdict, request_id: RequestId) -> Option<Answer>
 
 /// Does what somebody outside has to be asked for before it can be decided. Where the request came with an
 /// `Idempotency-Key` nobody is asked for a repetition: while it goes on, one is told so, on every server. It goes on to
-/// its end also when the caller goes away.
+/// its end also when the caller goes away, from the moment at which the key may be held.
 ///
 /// # Errors
 /// [`Error`] when it was not decided; the key is free then.
 pub(crate) async fn hold<F>(
     edge: &Edge,
     caller: Caller,
-    mut request: Signed,
-    work: impl FnOnce(Edge, Caller, Signed) -> F,
+    request: Signed,
+    work: impl FnOnce(Edge, Caller, Signed) -> F + Send + 'static,
 ) -> Result<Response, Error>
 where
     F: Future<Output = Result<Response, Error>> + Send + 'static,
 {
-    let Some(once) = &mut request.once else { return work(edge.clone(), caller, request).await };
-    let (log, tenant, request_id) = (Arc::clone(&edge.app.log), caller.tenant.id, caller.request_id);
-    match log.hold(tenant, once).await? {
-        Holding::Answered(answered) => return Ok(respond(answered)),
-        Holding::Held(hold) => once.hold = Some(hold),
-    }
-    let (edge, once) = (edge.clone(), once.clone());
-    let work = work(edge.clone(), caller, request);
+    let Some(mut once) = request.once.clone() else { return work(edge.clone(), caller, request).await };
+    let (edge, tenant, request_id) = (edge.clone(), caller.tenant.id, caller.request_id);
     let held = async move {
-        match work.await {
+        match edge.app.log.hold(tenant, &once).await? {
+            Holding::Answered(answered) => return Ok(respond(answered)),
+            Holding::Held(hold) => once.hold = Some(hold),
+        }
+        let request = Signed { once: Some(once.clone()), ..request };
+        match work(edge.clone(), caller, request).await {
             Err(error) if error.is_decided() => keep(&edge, tenant, &once, failed(&error, request_id)).await,
             Err(error) => {
                 if let Err(failure) = edge.app.log.let_go(tenant, &once).await {

@@ -5,7 +5,7 @@ mod auth;
 mod body;
 mod credentials;
 mod error;
-mod health;
+pub(crate) mod health;
 mod idempotency;
 mod json;
 mod page;

@@ -355,16 +355,25 @@ fn misjudged(mut standing: Standing) -> Standing {
     {
         limit.amount /= 2;
     }
+    if let Some(minutes) = &mut standing.limits.max_compute_minutes
+        && planted::strikes("fewer-minutes", 3)
+    {
+        *minutes /= 2;
+    }
     standing
 }
 
 /// An event with what it books, unless a bug is planted in it.
 fn misbooked(mut event: Event) -> Event {
     match &mut event {
-        Event::ComputeStopped(stopped) if planted::strikes("unbilled-compute", 5) => {
+        Event::ComputeStopped(stopped)
+            if !stopped.booking.charges.is_empty() && planted::strikes("unbilled-compute", 5) =>
+        {
             stopped.booking.charges.clear();
         }
-        Event::StorageMetered(metered) if planted::strikes("unbilled-storage", 3) => {
+        Event::StorageMetered(metered)
+            if !metered.booking.charges.is_empty() && planted::strikes("unbilled-storage", 3) =>
+        {
             metered.booking.charges.clear();
         }
         Event::CallSettled(settled) if planted::strikes("doubled-charge", 5) => {

@@ -1,14 +1,17 @@
 //! Rate cards that were imported, and usage that no card has given a price yet.
 
+use serde::Serialize;
 use theazo_domain::id::AgentId;
 use theazo_domain::rates::Card;
 use theazo_domain::time::Timestamp;
+use tokio_postgres::Row;
 
 use super::typed;
 use crate::database::{Error, Scope, millis, system_time};
 
 /// A card that was imported, without its prices.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Imported {
     /// Its version.
     pub version: String,
@@ -22,22 +25,38 @@ pub struct Imported {
     pub imported_at: Timestamp,
 }
 
+const SELECT: &str = "select version, effective_from, position, sha256, imported_at from rate_cards
+    where tenant_id = $1 and build = live_build($1, 'rate_cards')";
+
 /// The card in force at a moment; none where that is the one that the program comes with.
 ///
 /// # Errors
 /// [`Error`] when the database is away.
 pub async fn in_force(scope: Scope<'_>, at: Timestamp) -> Result<Option<Imported>, Error> {
-    let sql = "select version, effective_from, position, sha256, imported_at from rate_cards
-        where tenant_id = $1 and build = live_build($1, 'rate_cards') and effective_from <= $2
-        order by effective_from desc, position desc limit 1";
-    let row = scope.query_optional(sql, &[&system_time(at)]).await?;
-    Ok(row.map(|row| Imported {
-        version: row.get(0),
-        effective_from: millis(row.get(1)),
-        position: row.get(2),
-        sha256: row.get(3),
-        imported_at: millis(row.get(4)),
-    }))
+    let sql =
+        format!("{SELECT} and effective_from <= $2 order by effective_from desc, position desc limit 1");
+    Ok(scope.query_optional(&sql, &[&system_time(at)]).await?.as_ref().map(Imported::from))
+}
+
+/// All cards that were imported, the one that applies last first.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn all(scope: Scope<'_>) -> Result<Vec<Imported>, Error> {
+    let sql = format!("{SELECT} order by effective_from desc, position desc");
+    Ok(scope.query(&sql, &[]).await?.iter().map(Imported::from).collect())
+}
+
+impl From<&Row> for Imported {
+    fn from(row: &Row) -> Self {
+        Self {
+            version: row.get(0),
+            effective_from: millis(row.get(1)),
+            position: row.get(2),
+            sha256: row.get(3),
+            imported_at: millis(row.get(4)),
+        }
+    }
 }
 
 /// The card of a version; none where none was imported.

@@ -68,6 +68,12 @@ pub struct Usage {
     pub agents_created: i64,
     /// Calls of models.
     pub model_calls: i64,
+    /// Of these, those of models that have no price yet.
+    pub unrated_calls: i64,
+    /// Their tokens of input.
+    pub unrated_input_tokens: i64,
+    /// Their tokens of output.
+    pub unrated_output_tokens: i64,
 }
 
 const SELECT: &str = "select s.session_id, u.external_id, s.status, s.limits::text, c.body, s.position,
@@ -142,7 +148,8 @@ pub async fn usage(scope: Scope<'_>, id: SessionId, now: Timestamp) -> Result<Op
     let sql =
         "select s.limits::text, coalesce(u.cost, 0), coalesce(u.reserved, 0), coalesce(u.unconfirmed, 0),
             coalesce(u.compute_ms, 0), coalesce(u.active_agents, 0), coalesce(u.agents_created, 0),
-            coalesce(u.model_calls, 0), p.today, p.month
+            coalesce(u.model_calls, 0), p.today, p.month, coalesce(u.unrated_calls, 0),
+            coalesce(u.unrated_input_tokens, 0), coalesce(u.unrated_output_tokens, 0)
         from sessions s
         left join session_usage u on u.tenant_id = s.tenant_id and u.build = live_build($1, 'session_usage')
           and u.session_id = s.session_id
@@ -164,6 +171,9 @@ pub async fn usage(scope: Scope<'_>, id: SessionId, now: Timestamp) -> Result<Op
         active_agents: row.try_get(5)?,
         agents_created: row.try_get(6)?,
         model_calls: row.try_get(7)?,
+        unrated_calls: row.try_get(10)?,
+        unrated_input_tokens: row.try_get(11)?,
+        unrated_output_tokens: row.try_get(12)?,
         spent_today: row.try_get::<_, Decimal>(8)?.max(Decimal::ZERO),
         spent_this_month: row.try_get::<_, Decimal>(9)?.max(Decimal::ZERO),
     }))

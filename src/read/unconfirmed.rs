@@ -23,7 +23,7 @@ pub struct Unconfirmed {
     pub task_id: TaskId,
     /// The model's id at its vendor's.
     pub model: String,
-    /// Its worst case, in units of the currency.
+    /// What it may have cost at most, in units of the currency.
     pub cost: Decimal,
     /// Why it is unconfirmed.
     pub reason: String,
@@ -33,10 +33,15 @@ pub struct Unconfirmed {
     pub position: i64,
     /// When it ended.
     pub created_at: Timestamp,
+    /// Tokens of input at most, where its model has no price; else 0.
+    pub unrated_input_tokens: i64,
+    /// The same of output.
+    pub unrated_output_tokens: i64,
 }
 
 const SELECT: &str = "select c.call_id, c.agent_id, c.session_id, u.external_id, c.task_id, c.model, c.cost,
-        c.reason, c.vendor_id, c.position, c.created_at
+        c.reason, c.vendor_id, c.position, c.created_at,
+        c.unrated_input_tokens, c.unrated_output_tokens
     from unconfirmed_calls c
     left join end_users u on u.tenant_id = c.tenant_id and u.user_id = c.user_id
     where c.tenant_id = $1 and c.build = live_build($1, 'unconfirmed_calls')";
@@ -75,5 +80,7 @@ fn unconfirmed(row: &Row) -> Result<Unconfirmed, Error> {
         vendor_id: row.try_get(8)?,
         position: row.try_get(9)?,
         created_at: millis(row.try_get(10)?),
+        unrated_input_tokens: row.try_get(11)?,
+        unrated_output_tokens: row.try_get(12)?,
     })
 }

@@ -32,7 +32,7 @@ use crate::{config, random, read};
 
 pub(crate) use held::Held;
 pub use history::Conversations;
-use lease::{Leases, Piece};
+use lease::{Leases, Piece, Taken};
 pub(crate) use program::{Asked, Secrets, run as run_program};
 pub use sweep::Sweep;
 pub use vendors::compute as compute_of;
@@ -115,8 +115,8 @@ impl Runtime {
         let pieces = self.leases.claim(most, counting, self.app.clock.dictated()).await?;
         let taken = pieces.len();
         for piece in pieces {
-            let places =
-                if COUNTING.contains(&piece.kind.as_str()) { &self.counting_places } else { &self.places };
+            let counts = COUNTING.contains(&piece.piece().kind.as_str());
+            let places = if counts { &self.counting_places } else { &self.places };
             // Nobody else takes places, so those that were free still are.
             let place = Arc::clone(places).acquire_owned().await;
             let place = place.map_err(|_| Failure::Unavailable { outcome_unknown: false })?;
@@ -125,9 +125,10 @@ impl Runtime {
         Ok(if taken == 0 { Step::Idle } else { Step::Worked(taken) })
     }
 
-    async fn do_piece(self: Arc<Self>, piece: Piece, place: OwnedSemaphorePermit) {
+    async fn do_piece(self: Arc<Self>, taken: Taken, place: OwnedSemaphorePermit) {
+        let piece = taken.piece();
         let desk = Desk { app: &self.app, tenant: piece.tenant };
-        let done = desk.carry_out(&piece).await.unwrap_or_else(|failure| {
+        let done = desk.carry_out(piece).await.unwrap_or_else(|failure| {
             tracing::warn!(%failure, kind = piece.kind, subject = piece.subject, "work is tried again");
             Done::Later
         });
@@ -136,7 +137,7 @@ impl Runtime {
         if done == Done::Later {
             tokio::time::sleep(config::WORK_REST).await;
         }
-        if let Err(error) = self.leases.release(&piece).await {
+        if let Err(error) = self.leases.release(taken).await {
             tracing::debug!(%error, "a lease runs out by itself");
         }
         self.app.log.worked().notify_one();
@@ -248,7 +249,8 @@ impl Desk<'_> {
 
     /// A day is over. Where it is not by the clock of the log, it is tried again a little later.
     async fn charge_storage(self, agent_id: AgentId) -> Result<Done, Failure> {
-        match self.tell(agent_id, agent::Command::MeterStorage, vec![]).await? {
+        let rates = self.app.rates(self.tenant.id).await?.storage_rates();
+        match self.tell(agent_id, agent::Command::MeterStorage(rates), vec![]).await? {
             Ok(accepted) if accepted.events.is_empty() => Ok(Done::Later),
             _ => Ok(Done::LetGo),
         }

@@ -101,7 +101,9 @@ impl Run<'_> {
         if planted::strikes("unlogged-call", 5) {
             let _ = model.send(prepared, key, deadline, &mut deltas).await;
         }
-        match timeout(deadline, model.send(prepared, key, deadline, &mut deltas)).await {
+        // What sends it ends by itself, and tells what had come by then.
+        let patience = deadline + config::MODEL_CALL_GRACE;
+        match timeout(patience, model.send(prepared, key, deadline, &mut deltas)).await {
             Ok(answered) => answered,
             Err(_) => Err(CallError::BrokeOff {
                 message: "it took longer than it may".to_owned(),
@@ -130,11 +132,15 @@ impl Run<'_> {
                 self.failures = 0;
                 self.answered(call_id, reply).await
             }
-            Err(CallError::BrokeOff { message, vendor_id, .. }) => {
+            Err(CallError::BrokeOff { message, vendor_id, usage: told, .. }) => {
                 let reason = self.secrets.mask_up_to(&message, true);
                 let vendor_id = vendor_id.as_deref().map(|id| self.secrets.mask(id));
-                self.again(Command::LoseCall { call_id, reason, vendor_id }, &message, Some(Duration::ZERO))
-                    .await
+                self.again(
+                    Command::LoseCall { call_id, reason, vendor_id, told },
+                    &message,
+                    Some(Duration::ZERO),
+                )
+                .await
             }
             Err(error) => {
                 let rest = match &error {

@@ -183,7 +183,7 @@ async fn assert_keys_work(database: &TestDatabase, live: &str, test: &str) {
         assert_eq!(found.len(), 1, "the {mode:?} key opens something");
         assert_eq!(found[0].get::<_, i64>(0), tenant.id.0);
         let made = "select count(*) from events where tenant_id = $1 and type = $2";
-        for kind in ["organization.created", "key.created"] {
+        for kind in ["organization.created", "rates.imported", "key.created"] {
             let count: i64 = owner.query_one(made, &[&tenant.id.0, &kind]).await.expect("it answers").get(0);
             assert_eq!(count, 1, "{kind} in {mode:?}");
         }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use axum::http::StatusCode;
 use serde_json::json;
 use theazo::clock::{Clock, SystemClock};
 use theazo::log::read::{self, Filter};
@@ -80,6 +81,35 @@ async fn what_is_read_for_a_batch_is_as_the_batch_has_left_it() {
     let sql = "select count(distinct xmin::text) from events where type = 'session.terminated'";
     let batches: i64 = superuser.query_one(sql, &[]).await.unwrap().get(0);
     assert_eq!(batches, 1, "what stands between the two was decided in their batch");
+}
+
+/// While its key is being held, before the work under it has begun.
+#[tokio::test]
+async fn a_caller_who_goes_away_early_leaves_no_key_behind() {
+    let site = Site::with_manual_clock().await;
+    let api = site.admin().await;
+    let ask = || api.once("DELETE", "/v1/providers/e2b", "key", &json!({}));
+    let (superuser, mut holder) = (site.database.connect().await, site.database.connect().await);
+    let lock = holder.transaction().await.unwrap();
+    lock.batch_execute("lock table idempotency in access exclusive mode").await.unwrap();
+    {
+        let asking = api.send(ask());
+        let waiting = wait::until_async("the request to wait for the lock", async || {
+            let sql = "select 1 from pg_stat_activity
+                       where wait_event_type = 'Lock' and datname = current_database()";
+            superuser.query_opt(sql, &[]).await.unwrap()
+        });
+        tokio::select! {
+            _ = asking => panic!("nothing can be looked up under a key"),
+            _ = waiting => {}
+        }
+    }
+    lock.commit().await.unwrap();
+    let answer = wait::until_async("the work to be done", async || {
+        let answer = api.send(ask()).await;
+        (answer.status != StatusCode::CONFLICT).then_some(answer)
+    });
+    answer.await.error(404, "not_found");
 }
 
 /// The database goes away in a call to a model. What the call used is known, and settles it once the database is back: it is

@@ -52,7 +52,9 @@ async fn an_operator_makes_an_organization_and_keys_that_work_at_once_and_stop_w
     let events = json(&dir, &["event", "list", "--org", org, "--mode", "live"]).await;
     let kinds: Vec<_> =
         events["data"].as_array().expect("a list").iter().map(|event| &event["type"]).collect();
-    assert_eq!(kinds, ["key.revoked", "session.created", "key.created", "organization.created"]);
+    let happened =
+        ["key.revoked", "session.created", "key.created", "rates.imported", "organization.created"];
+    assert_eq!(kinds, happened);
     let filtered =
         json(&dir, &["event", "list", "--org", org, "--type", "key.created", "--subject", id]).await;
     assert_eq!(filtered["data"].as_array().map(Vec::len), Some(1));
@@ -167,7 +169,7 @@ async fn events_are_shown_as_they_happen_for_as_long_as_somebody_reads() {
         let line = timeout(DEADLINE, lines.next_line()).await.expect("it comes").expect("it is text");
         serde_json::from_str(&line.expect("it goes on")).expect("a line is an event")
     };
-    for (position, kind) in [(1, "organization.created"), (2, "key.created")] {
+    for (position, kind) in [(1, "organization.created"), (2, "rates.imported"), (3, "key.created")] {
         let event = next().await;
         assert_eq!((event["position"].as_i64(), event["type"].as_str()), (Some(position), Some(kind)));
     }

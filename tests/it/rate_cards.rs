@@ -12,6 +12,7 @@ use theazo_domain::{Command, billing};
 
 use crate::support::api::Api;
 use crate::support::cluster::Scratch;
+use crate::support::logs::submission;
 use crate::support::models::{Answer, Delivery, End, ModelServer, Turn};
 use crate::support::server::{Server, json as answer, run as program};
 use crate::support::site::Site;
@@ -59,6 +60,21 @@ async fn ran(api: &Api, agent: &str) -> Value {
         let shown = api.get(&path).await.expect(200);
         shown.get("completedAt").is_some().then_some(shown)
     })
+    .await
+}
+
+/// Bytes of an answer before its vendor has told anything of its usage.
+const BEFORE_USAGE: usize = 200;
+/// The same, when it has told what the prompt has used, and not yet what the output has.
+const BEHIND_PROMPT: usize = 700;
+
+/// A model's server whose first answer breaks off after so many bytes, and whose second does not.
+async fn breaks_off_once(bytes: usize) -> ModelServer {
+    let broken = Delivery { end: End::BreakAt(bytes), ..Delivery::default() };
+    ModelServer::scripted([
+        Answer::from(Turn::says("Half of an answer").delivered(broken)),
+        Answer::from(Turn::says("A whole one.")),
+    ])
     .await
 }
 
@@ -111,6 +127,8 @@ async fn usage_without_a_price_is_charged_when_there_is_one() {
     }
     let refused = api.post(&format!("/v1/agents/{limited}/run"), &json!({ "task": "x" })).await;
     refused.error(409, "conflict");
+    let usage = async || api.get(&format!("/v1/sessions/{session}/usage")).await.expect(200);
+    assert_eq!(usage().await["unrated"], json!({ "calls": 2, "inputTokens": 200, "outputTokens": 100 }));
     let scope = site.next().app.log.scope(api.tenant.id);
     assert_eq!(read::rates::unrated_models(scope).await.unwrap(), [model]);
     import(&api, card("mine", model)).await;
@@ -123,7 +141,39 @@ async fn usage_without_a_price_is_charged_when_there_is_one() {
         tell(&api, &agent, agent::Command::RateUsage { model: model.to_owned(), rates: rates.clone() }).await;
     }
     assert_eq!(model_cost(&api, &session).await, "0.0003".parse().unwrap());
+    assert_eq!(usage().await.get("unrated"), None, "all of it has a price");
     assert!(read::rates::unrated_models(scope).await.unwrap().is_empty());
+}
+
+/// Where a log has no card, that of the program applies, and can be put into it: as it is, and not another in its name.
+#[tokio::test]
+async fn the_card_that_the_program_comes_with_can_be_imported() {
+    let api = Site::new().await.admin().await;
+    let import_it = async |card: Card| {
+        let card = Box::new(card);
+        let command = billing::Command::ImportRates { card, sha256: "00".repeat(32) };
+        let submission = submission(Command::Billing(command));
+        api.site.next().app.log.execute(api.tenant, submission).await.unwrap()
+    };
+    let built_in = Card::clone(Card::built_in());
+    let other = Card { markup_percent: Decimal::ZERO, ..built_in.clone() };
+    let refused = import_it(other).await.unwrap_err();
+    assert!(refused.to_string().contains("that the program comes with"), "{refused}");
+    assert_eq!(import_it(built_in).await.unwrap().events.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_call_without_a_price_says_what_has_none() {
+    let server = breaks_off_once(BEFORE_USAGE).await;
+    let api = Site::working(Some(&server)).await.admin().await;
+    let (_, agent) = agent_of(&api, "claude-of-tomorrow", &json!({})).await;
+    ran(&api, &agent).await;
+    let listed = api.get("/v1/billing/unconfirmed").await.expect(200);
+    let call = &listed["data"][0];
+    assert_eq!((&call["cost"]["exact"], &call["unrated"]["calls"]), (&json!("0.00"), &json!(1)));
+    let sent = server.asked()[0].body.to_string().len();
+    assert_eq!(call["unrated"]["inputTokens"], sent, "as many tokens as the request had bytes, at most");
+    assert!(call["unrated"]["outputTokens"].as_i64().unwrap() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,12 +205,7 @@ async fn what_is_called_with_a_key_of_ones_own_costs_nothing_and_needs_no_price_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_whose_answer_broke_off_is_unconfirmed_until_it_is_reconciled() {
-    let broken = Delivery { end: End::BreakAt(300), ..Delivery::default() };
-    let server = ModelServer::scripted([
-        Answer::from(Turn::says("Half of an answer").delivered(broken)),
-        Answer::from(Turn::says("A whole one.")),
-    ])
-    .await;
+    let server = breaks_off_once(BEFORE_USAGE).await;
     let site = Site::working(Some(&server)).await;
     let api = site.admin().await;
     let (session, agent) = agent_of(&api, "claude-sonnet-4-5", &json!({})).await;
@@ -175,6 +220,7 @@ async fn a_call_whose_answer_broke_off_is_unconfirmed_until_it_is_reconciled() {
         usage["unconfirmed"]["exact"].clone()
     };
     assert_eq!(unconfirmed().await, call["cost"]["exact"]);
+    assert_eq!(call.get("unrated"), None, "its model has a price");
     let before = model_cost(&api, &session).await;
     let call_id = call["callId"].as_str().unwrap().parse().unwrap();
     let tokens = Some(Tokens { input: 1_000, output: 100, ..Tokens::default() });
@@ -186,6 +232,21 @@ async fn a_call_whose_answer_broke_off_is_unconfirmed_until_it_is_reconciled() {
     assert_eq!(listed, json!({ "data": [], "hasMore": false }));
     let finance = site.organization(Mode::Live, 100).await.api(Role::Finance).await;
     finance.get("/v1/billing/unconfirmed").await.expect(200);
+}
+
+/// The stream says at its beginning what the prompt has used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_vendor_told_of_an_answer_that_broke_off_is_known() {
+    let server = breaks_off_once(BEHIND_PROMPT).await;
+    let api = Site::working(Some(&server)).await.admin().await;
+    let (session, agent) = agent_of(&api, "claude-sonnet-4-5", &json!({})).await;
+    ran(&api, &agent).await;
+    let lost = api.get(&format!("/v1/events?subject={session}&type=model.call_lost")).await.expect(200);
+    let told = &lost["data"][0]["data"]["told"];
+    assert_eq!((&told["input"], lost["data"].as_array().unwrap().len()), (&json!(25), 1), "{lost}");
+    let listed = api.get("/v1/billing/unconfirmed").await.expect(200);
+    // 25 tokens of input at 3.30 dollars a million, and at most 4,096 of output at 16.50.
+    assert_eq!(listed["data"][0]["cost"]["exact"], "0.0676665");
 }
 
 #[tokio::test]
@@ -203,6 +264,16 @@ async fn an_operator_shows_and_imports_cards() {
         std::fs::write(&path, serde_json::to_string(card).unwrap()).unwrap();
         path.to_str().unwrap().to_owned()
     };
+    let versions = async || {
+        let listed = answer(&dir, &[&["rates", "list"], &whose[..]].concat()).await;
+        let versions = listed["data"].as_array().unwrap().iter().map(|card| card["version"].clone());
+        versions.collect::<Vec<_>>()
+    };
+    let built_in = &Card::built_in().version;
+    assert_eq!(versions().await, [built_in.as_str()], "an organization begins with the program's card");
+    let same = write("same.json", Card::built_in());
+    let imported = answer(&dir, &[&["rates", "import", &same], &whose[..]].concat()).await;
+    assert_eq!((&imported["imported"], &imported["inForce"]), (&json!(false), &json!(true)));
     let first = write("first.json", &card("mine", "a-model"));
     let imported = answer(&dir, &[&["rates", "import", &first], &whose[..]].concat()).await;
     assert_eq!(imported, json!({ "version": "mine", "imported": true, "inForce": true, "rated": [] }));
@@ -210,6 +281,7 @@ async fn an_operator_shows_and_imports_cards() {
     assert_eq!(again["imported"], false);
     let shown = answer(&dir, &[&["rates", "show"], &whose[..]].concat()).await;
     assert_eq!(shown["version"], "mine");
+    assert_eq!(versions().await, ["mine", built_in]);
     let before =
         answer(&dir, &[&["rates", "show", "--at", "2020-01-01T00:00:00Z"], &whose[..]].concat()).await;
     assert_eq!(before["version"], Card::built_in().version.as_str());
@@ -217,7 +289,7 @@ async fn an_operator_shows_and_imports_cards() {
     for (wrong, said) in [
         (card("mine", "another-model"), "is that of another card"),
         (Card { effective_from: Some(past), ..card("late", "a-model") }, "is in the past"),
-        (card(&Card::built_in().version, "a-model"), "that the program comes with"),
+        (card(built_in, "a-model"), "is that of another card"),
         (Card { compute_per_minute: Decimal::NEGATIVE_ONE, ..card("bad", "a-model") }, "computePerMinute"),
     ] {
         let file = write("wrong.json", &wrong);

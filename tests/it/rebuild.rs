@@ -89,7 +89,7 @@ fn calls(number: usize, reply: ContentRef) -> Vec<agent::Command> {
         open(answered),
         agent::Command::SettleCall(answer),
         open(lost),
-        agent::Command::LoseCall { call_id: lost, reason, vendor_id: Some("v".to_owned()) },
+        agent::Command::LoseCall { call_id: lost, reason, vendor_id: Some("v".to_owned()), told: None },
     ];
     if number.is_multiple_of(2) {
         commands.push(agent::Command::ReconcileCall { call_id: lost, tokens: Some(tokens) });

@@ -44,6 +44,22 @@ fn hello() -> Router {
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
+/// Where nobody asks for the metrics, what was measured would pile up, request by request.
+#[tokio::test]
+async fn what_is_measured_is_added_up_though_nobody_asks_for_it() {
+    let scratch = Scratch::new();
+    let server = Server::start(&scratch.path.join("data")).await;
+    until_async("what was measured to be added up twice", async || {
+        let answer =
+            exchange(&server.address, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await
+                .unwrap();
+        let line = answer.lines().find_map(|line| line.strip_prefix("theazo_metrics_added_up_total "))?;
+        (line.trim().parse::<u64>().unwrap() >= 2).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_request_in_flight_is_answered_while_the_server_stops_and_no_other_is_taken() {
     let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));

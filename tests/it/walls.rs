@@ -143,6 +143,7 @@ async fn only_the_listed_functions_look_over_the_wall_and_they_tell_no_more_than
             "void",
             "void",
             "integer",
+            "integer",
         ]
     );
     for row in &rows {

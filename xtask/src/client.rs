@@ -9,13 +9,17 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Longer than any answer takes that the server still gives.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(150);
 
 /// After so long without a piece a stream is taken to have given what there is.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// A connection that was idle for longer is made anew: a server may close one that brings it no request for ten seconds,
+/// at the very moment at which one is sent.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -72,7 +76,13 @@ async fn until_quiet(mut body: Incoming) -> anyhow::Result<Vec<u8>> {
 /// A caller: one connection at a time, made anew when it breaks.
 pub(crate) struct Caller {
     key: String,
-    connection: Option<(String, SendRequest<Full<Bytes>>)>,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    to: String,
+    sender: SendRequest<Full<Bytes>>,
+    used: Instant,
 }
 
 impl Caller {
@@ -134,16 +144,19 @@ impl Caller {
     }
 
     async fn connected(&mut self, address: &str) -> anyhow::Result<&mut SendRequest<Full<Bytes>>> {
-        let usable = matches!(&self.connection, Some((to, sender)) if to == address && !sender.is_closed());
-        if !usable {
+        let usable = |connection: &Connection| {
+            connection.to == address && !connection.sender.is_closed() && connection.used.elapsed() < IDLE
+        };
+        if !self.connection.as_ref().is_some_and(usable) {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
-            self.connection = Some((address.to_owned(), sender));
+            self.connection = Some(Connection { to: address.to_owned(), sender, used: Instant::now() });
         }
-        let (_, sender) = self.connection.as_mut().context("it was just made")?;
-        sender.ready().await?;
-        Ok(sender)
+        let connection = self.connection.as_mut().context("it was just made")?;
+        connection.used = Instant::now();
+        connection.sender.ready().await?;
+        Ok(&mut connection.sender)
     }
 }

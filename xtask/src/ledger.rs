@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::eprint;
@@ -41,53 +43,97 @@ pub(crate) struct Entry {
     pub(crate) sent: u32,
 }
 
-/// An account of one row's run, or of a part of it.
-pub(crate) struct Ledger {
+/// A file of one row's run, or of a part of it: a line for each thing that becomes known.
+pub(crate) struct Account {
     path: PathBuf,
     file: Mutex<File>,
-    is_kept: bool,
+    is_kept: AtomicBool,
 }
 
-impl Ledger {
+impl Account {
     /// A new one. With a bug planted it is of no use to anybody afterwards.
+    ///
+    /// Its file is no other's: whoever answers for a model may hold the account of one run still when the next begins.
     pub(crate) fn new(run: &Run, name: &str) -> anyhow::Result<Self> {
-        let process = std::process::id();
-        let path = std::env::temp_dir().join(format!("theazo-account-{name}-{}-{process}.jsonl", run.seed));
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let file = format!("theazo-account-{name}-{}-{process}-{number}.jsonl", run.seed);
+        let path = std::env::temp_dir().join(file);
         let file = File::create(&path).with_context(|| path.display().to_string())?;
-        Ok(Self { path, file: Mutex::new(file), is_kept: run.planted.is_none() })
+        Ok(Self { path, file: Mutex::new(file), is_kept: AtomicBool::new(run.planted.is_none()) })
     }
 
-    /// Writes down what is known of an operation now; what was known before stays in the file. The kernel has it when
-    /// this returns, so whatever happens to this process, it is there.
-    pub(crate) fn write(&self, entry: &Entry) -> anyhow::Result<()> {
-        let mut line = serde_json::to_vec(entry)?;
+    /// Writes down what is known now; what was known before stays in the file. The kernel has it when this returns, so
+    /// whatever happens to this process, it is there.
+    pub(crate) fn write(&self, known: &impl Serialize) -> anyhow::Result<()> {
+        let mut line = serde_json::to_vec(known)?;
         line.push(b'\n');
         self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)?;
         Ok(())
     }
 
-    /// What the file says of each operation in the end, by its idempotency key.
-    pub(crate) fn read(&self) -> anyhow::Result<BTreeMap<String, Entry>> {
-        let mut entries = BTreeMap::new();
-        for line in BufReader::new(File::open(&self.path)?).lines() {
-            let entry: Entry = serde_json::from_str(&line?)?;
-            entries.insert(entry.key.clone(), entry);
-        }
-        Ok(entries)
+    /// What was written, line by line.
+    pub(crate) fn lines<T: DeserializeOwned>(
+        &self,
+    ) -> anyhow::Result<impl Iterator<Item = anyhow::Result<T>>> {
+        let lines = BufReader::new(File::open(&self.path)?).lines();
+        Ok(lines.map(|line| Ok(serde_json::from_str(&line?)?)))
     }
 
     /// Everything was as it says, so nobody needs it any more.
-    pub(crate) fn discard(mut self) {
-        self.is_kept = false;
+    pub(crate) fn discard(&self) {
+        self.is_kept.store(false, Ordering::Relaxed);
     }
 }
 
-impl Drop for Ledger {
+impl Drop for Account {
     fn drop(&mut self) {
-        if self.is_kept {
+        if self.is_kept.load(Ordering::Relaxed) {
             eprint(&format!("the client's account is kept in {}", self.path.display()));
         } else {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+/// An account of operations.
+pub(crate) struct Ledger(Account);
+
+impl Ledger {
+    /// A new one.
+    pub(crate) fn new(run: &Run, name: &str) -> anyhow::Result<Self> {
+        Ok(Self(Account::new(run, name)?))
+    }
+
+    /// Writes down what is known of an operation now.
+    pub(crate) fn write(&self, entry: &Entry) -> anyhow::Result<()> {
+        self.0.write(entry)
+    }
+
+    /// What the file says of each operation in the end, by its idempotency key.
+    pub(crate) fn read(&self) -> anyhow::Result<BTreeMap<String, Entry>> {
+        let entries = self.0.lines::<Entry>()?;
+        entries.map(|entry| entry.map(|entry| (entry.key.clone(), entry))).collect()
+    }
+
+    /// Everything was as it says.
+    pub(crate) fn discard(&self) {
+        self.0.discard();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_that_is_let_go_of_late_takes_no_other_with_it() -> anyhow::Result<()> {
+        let run = Run::planted("lost-batch");
+        let [before, after] = [Account::new(&run, "late")?, Account::new(&run, "late")?];
+        after.write(&7)?;
+        drop(before);
+        let lines: Vec<u32> = after.lines()?.collect::<anyhow::Result<_>>()?;
+        assert_eq!(lines, [7]);
+        Ok(())
     }
 }

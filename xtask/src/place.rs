@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::again::Again;
 use crate::client::{Ask, Caller};
 use crate::prove::Run;
 
@@ -238,24 +239,12 @@ impl Place {
         ask: &Ask,
         give_up: Duration,
     ) -> anyhow::Result<Value> {
-        let until = Instant::now() + give_up;
-        for turn in first.. {
-            let answer = match self.address(turn) {
-                Some(address) => timeout(PATIENCE, caller.ask(&address, ask)).await.ok(),
-                None => None,
-            };
-            match answer {
-                Some(Ok(answer)) if (200..300).contains(&answer.status) => return Ok(answer.json()),
-                Some(Ok(answer)) if answer.status != 503 => {
-                    bail!("{} {}: {} {}", ask.method, ask.path, answer.status, answer.text);
-                }
-                _ => caller.hang_up(),
-            }
-            anyhow::ensure!(Instant::now() < until, "{} {} is not answered", ask.method, ask.path);
-            // A server that is being started tells nobody but its log when it answers again.
-            sleep(ASKED_AGAIN).await;
+        let again = Again { each: PATIENCE, all: give_up, rest: ASKED_AGAIN, unanswered: true };
+        let (answer, _) = again.ask(caller, |turn| self.address(first.wrapping_add(turn)), ask).await?;
+        if !(200..300).contains(&answer.status) {
+            bail!("{} {}: {} {}", ask.method, ask.path, answer.status, answer.text);
         }
-        unreachable!("it ends by the clock")
+        Ok(answer.json())
     }
 
     /// Ends a server at once (SIGKILL) or with notice (SIGTERM), and waits for its end.
@@ -288,6 +277,15 @@ impl Place {
         let gone = state.wait_for(|state| !matches!(state, State::Running { pid } if *pid == killed));
         timeout(DEADLINE, gone).await.context("PostgreSQL does not die")??;
         Ok(true)
+    }
+
+    /// Kills all of PostgreSQL once it is up.
+    pub(crate) async fn kill_database_surely(&self) -> anyhow::Result<()> {
+        self.database_is_up().await?;
+        while !self.kill_database().await? {
+            self.database_is_up().await?;
+        }
+        Ok(())
     }
 
     /// Runs a command that answers in JSON; an error where its status is not 0.

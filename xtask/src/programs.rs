@@ -14,23 +14,42 @@ pub(crate) struct Programs {
     pub(crate) server: PathBuf,
     /// The server with the bugs that can be planted, where such are to be.
     pub(crate) planted: Option<PathBuf>,
+    /// Where what is needed besides is installed, for this run and those to come.
+    pub(crate) tools: PathBuf,
 }
 
 impl Programs {
     /// Builds them, optimized as the benches are.
     pub(crate) async fn build(with_planted: bool) -> anyhow::Result<Self> {
-        let server = build(&[], "theazo").await?;
-        let planted = if with_planted {
-            Some(build(&["--features", "theazo/planted-bugs"], "theazo-planted").await?)
-        } else {
-            None
-        };
-        Ok(Self { server, planted })
+        let built = build(&[]).await?;
+        let tools = built.parent().context("it is in a folder")?.join("prove");
+        // One that runs beside this has its own.
+        let folder = tools.join(std::process::id().to_string());
+        std::fs::create_dir_all(&folder)?;
+        let server = folder.join("theazo");
+        std::fs::copy(&built, &server)?;
+        let mut programs = Self { server, planted: None, tools };
+        if with_planted {
+            let built = build(&["--features", "theazo/planted-bugs"]).await?;
+            let planted = folder.join("theazo-planted");
+            std::fs::copy(&built, &planted)?;
+            // Nobody is to take it for the program itself.
+            std::fs::remove_file(&built)?;
+            programs.planted = Some(planted);
+        }
+        Ok(programs)
+    }
+
+    /// Nobody runs them any more.
+    pub(crate) fn discard(self) {
+        if let Some(folder) = self.server.parent() {
+            let _ = std::fs::remove_dir_all(folder);
+        }
     }
 }
 
-/// Builds the program and keeps a copy of this name: the next build puts its own in the same place.
-async fn build(features: &[&str], name: &str) -> anyhow::Result<PathBuf> {
+/// Builds the program: where it is until it is built again.
+async fn build(features: &[&str]) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);
     // With this package beside it, whose dependencies ask for features of their own: what was built for it is used.
@@ -50,17 +69,10 @@ async fn build(features: &[&str], name: &str) -> anyhow::Result<PathBuf> {
         bail!("the server does not build");
     }
     let built = String::from_utf8(output.stdout)?;
-    let executable = built
+    built
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .next_back()
-        .context("cargo says where the server is")?;
-    let folder = executable.parent().context("it is in a folder")?.join("prove");
-    std::fs::create_dir_all(&folder)?;
-    let copy = folder.join(name);
-    // Removed first: a program that still runs cannot be written over.
-    let _ = std::fs::remove_file(&copy);
-    std::fs::copy(&executable, &copy)?;
-    Ok(copy)
+        .context("cargo says where the server is")
 }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::life::Life;
 use crate::Event;
-use crate::charge::{Booking, Category, Charge, Place, Rate, Unit, rounded};
+use crate::charge::{Booking, Category, Charge, Place, Price, Rate, Unit, rounded};
+use crate::rates::ComputeRates;
 use crate::time::{DAY_MS, Timestamp};
 
 /// Bytes of a gigabyte times milliseconds of an hour.
@@ -31,6 +32,9 @@ pub struct StorageMetered {
     /// When to measure next; none where nothing is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<Timestamp>,
+    /// What a gigabyte kept from then on costs an hour, where that has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     /// Charges the piece.
     pub booking: Booking,
 }
@@ -56,17 +60,25 @@ impl Life {
     #[must_use]
     pub fn keep(&self, bytes: u64, now: Timestamp) -> Option<Event> {
         let (from, before) = self.kept.as_ref().map_or((now, 0), |kept| (kept.from, kept.bytes));
-        (bytes != before).then(|| self.metered((from, before), bytes, now))
+        (bytes != before).then(|| self.metered((from, before), (bytes, None), now))
     }
 
-    /// What was used until now is charged, and the same bytes are kept, once the day is over that it began in.
+    /// What was used until now is charged, and the same bytes are kept, once the day is over that it began in: from then on
+    /// at the rate that is in force. What costs nothing goes on costing nothing.
     #[must_use]
-    pub fn meter_storage(&self, now: Timestamp) -> Option<Event> {
+    pub fn meter_storage(&self, rates: &ComputeRates, now: Timestamp) -> Option<Event> {
         let kept = self.kept.as_ref().filter(|kept| kept.from.day() < now.day())?;
-        Some(self.metered((kept.from, kept.bytes), kept.bytes, now))
+        let rate = rates.of(self.storage.price == Some(Price::FREE));
+        let rate = (rate != self.storage).then_some(rate);
+        Some(self.metered((kept.from, kept.bytes), (kept.bytes, rate), now))
     }
 
-    fn metered(&self, (from, bytes): (Timestamp, u64), kept_bytes: u64, now: Timestamp) -> Event {
+    fn metered(
+        &self,
+        (from, bytes): (Timestamp, u64),
+        (kept_bytes, rate): (u64, Option<Rate>),
+        now: Timestamp,
+    ) -> Event {
         let charges = charges(&self.storage, bytes, (from, now));
         Event::StorageMetered(StorageMetered {
             place: self.place,
@@ -75,6 +87,7 @@ impl Life {
             bytes,
             kept_bytes,
             due: (kept_bytes > 0).then(|| now.day().next().start()),
+            rate,
             booking: Booking { charges, ..Booking::default() },
         })
     }

@@ -3,8 +3,8 @@ use rust_decimal::Decimal;
 use ulid::Ulid;
 
 use super::*;
+use crate::agent::tests::new_agent;
 use crate::agent::{Command, NewAgent, State};
-use crate::agent_config::{AgentConfig, ProviderName};
 use crate::charge::Price;
 use crate::command::Person;
 use crate::id::{AgentId, OrganizationId, SessionId, UserId};
@@ -32,20 +32,17 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(Card::built_in().storage_rates().of(false))
+    }
+
+    /// The same, where a gigabyte kept costs this an hour.
+    fn with(rate: Rate) -> Self {
         let (session, agent) = (session::State::default(), State::default());
         let mut world = Self { session, agent, now_ms: START_MS, charges: vec![], due: None };
         let free = Rate { price: Some(Price::FREE), rate_card: "1".into() };
-        let new = NewAgent {
-            agent_id: AgentId::from_ulid(ulid(1)),
-            definition: None,
-            config: AgentConfig::default(),
-            provider: Some(ProviderName::Local),
-            mocked: false,
-            browser: false,
-            timeout_s: 300,
-            compute: ComputeRates { own: free.clone(), managed: free },
-            storage: Card::built_in().storage_rates(),
-        };
+        let compute = ComputeRates { own: free.clone(), managed: free };
+        let storage = ComputeRates { own: rate.clone(), managed: rate };
+        let new = NewAgent { compute, storage, ..new_agent(AgentId::from_ulid(ulid(1))) };
         let person = Person { external_id: "u".into(), new_id: UserId::from_ulid(ulid(3)) };
         let opening = session::Opening { person, limits: Limits::default(), metadata: None };
         world.ask(&session::Command::Create(opening)).unwrap();
@@ -100,12 +97,12 @@ fn a_snapshot_is_charged_from_sleep_to_waking_and_each_day_by_itself() {
     assert_eq!(world.due.unwrap().to_string(), "2025-05-02T00:00:00.000Z");
     // The server that was to measure it at midnight comes an hour late.
     world.now_ms += 7_200_000;
-    world.tell(&Command::MeterStorage).unwrap();
+    world.tell(&meter()).unwrap();
     let at = |text: &str, hours: i64| (text.to_owned(), Decimal::from(hours));
     let first = [at("2025-05-01T23:59:59.999Z", 2), at("2025-05-02T01:00:00.000Z", 2)];
     assert_eq!(world.charged(), first);
     assert_eq!(world.due.unwrap().to_string(), "2025-05-03T00:00:00.000Z");
-    assert_eq!(world.tell(&Command::MeterStorage), Ok(vec![]), "the day is not over");
+    assert_eq!(world.tell(&meter()), Ok(vec![]), "the day is not over");
     world.now_ms += 3_600_000;
     world.tell(&Command::Resume(rates())).unwrap();
     world.tell(&Command::Woken { sandbox: "here".into() }).unwrap();
@@ -138,6 +135,41 @@ fn a_session_that_ends_charges_what_its_agents_keep() {
     assert_eq!(world.tell(&Command::Stored { bytes: 1 }), Ok(vec![]), "what has ended keeps nothing");
 }
 
+#[test]
+fn a_new_card_is_that_of_what_is_kept_from_the_next_day_on() {
+    let mut world = World::new();
+    world.sleep(GB);
+    world.now_ms += 90_000_000;
+    let dearer = Card {
+        storage_per_gb_month: Decimal::from(730),
+        version: "2".into(),
+        ..Card::clone(Card::built_in())
+    };
+    world.tell(&Command::MeterStorage(dearer.storage_rates())).unwrap();
+    world.now_ms += 3_600_000;
+    world.tell(&Command::Terminate).unwrap();
+    let cards: Vec<_> = world.charges.iter().map(|charge| (&*charge.rate_card, charge.quantity)).collect();
+    let built_in = &*Card::built_in().version;
+    assert_eq!(cards, [(built_in, Decimal::from(24)), (built_in, Decimal::ONE), ("2", Decimal::ONE)]);
+    assert_eq!(world.charges[2].cost, Decimal::ONE);
+}
+
+#[test]
+fn what_is_kept_for_nothing_stays_so_under_a_new_card() {
+    let mut world = World::with(Card::built_in().storage_rates().of(true));
+    world.sleep(GB);
+    world.now_ms += 90_000_000;
+    world.tell(&meter()).unwrap();
+    world.now_ms += 3_600_000;
+    world.tell(&Command::Terminate).unwrap();
+    assert_eq!(world.charges.iter().map(|charge| charge.cost).sum::<Decimal>(), Decimal::ZERO);
+}
+
+/// A day is over, and the card is still the same.
+fn meter() -> Command {
+    Command::MeterStorage(Card::built_in().storage_rates())
+}
+
 /// Compute costs nothing here.
 fn rates() -> ComputeRates {
     let own = Card::built_in().compute_rates().own;
@@ -152,7 +184,7 @@ fn command() -> impl Strategy<Value = Command> {
         3 => bytes().prop_map(|bytes| Command::Suspended { sandbox: "asleep".into(), stored_bytes: bytes }),
         3 => Just(Command::Woken { sandbox: "here".into() }),
         3 => bytes().prop_map(|bytes| Command::Stored { bytes }),
-        3 => Just(Command::MeterStorage),
+        3 => Just(meter()),
         1 => Just(Command::Fail { code: "c".into(), message: "m".into() }),
     ]
 }

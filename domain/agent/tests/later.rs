@@ -28,7 +28,7 @@ fn rate(cents: i64) -> Command {
 }
 
 fn lose(number: u64) -> Command {
-    Command::LoseCall { call_id: call_id(number), reason: "r".into(), vendor_id: None }
+    Command::LoseCall { call_id: call_id(number), reason: "r".into(), vendor_id: None, told: None }
 }
 
 fn reconcile(number: u64, output: Option<u64>) -> Command {
@@ -60,6 +60,22 @@ fn a_lost_call_is_settled_once_by_what_its_vendor_says() {
     assert_eq!(events[0].task_id(), None, "what the task has cost stays what its output says");
     for again in [reconcile(1, Some(4)), reconcile(1, None), reconcile(2, None)] {
         assert!(matches!(world.tell(&again), Err(Refusal::Conflict(_))), "{again:?}");
+    }
+}
+
+#[test]
+fn of_a_call_that_broke_off_the_prompt_is_what_its_vendor_told_and_the_output_the_most() {
+    // In cents, which is what a token costs; at worst there are 10 of input and 10 of output.
+    for (input, output, cache_read, cost) in [(4, 2, 0, 14), (1, 0, 3, 14), (0, 7, 0, 20), (30, 12, 0, 42)] {
+        let mut world = World::ready(Limits::default());
+        let epoch = world.running(1);
+        world.tell(&open(epoch, 1)).unwrap();
+        let Command::LoseCall { call_id, reason, vendor_id, .. } = lose(1) else { panic!("a lost call") };
+        let told = Some(Tokens { input, output, cache_read, ..Tokens::default() });
+        world.tell(&Command::LoseCall { call_id, reason, vendor_id, told }).unwrap();
+        assert_eq!(spent(&world), Decimal::new(cost, 2), "{told:?}");
+        world.tell(&reconcile(1, Some(4))).unwrap();
+        assert_eq!(spent(&world), Decimal::new(5, 2));
     }
 }
 
@@ -172,6 +188,51 @@ fn calls_within_a_second_are_rated_together() {
             Line::Rating { used_at, calls: if tokens == 3 { 3 } else { 0 } }
         ))
     );
+}
+
+/// A cent for each token of input, and two where there are more than 40,000.
+fn priced_by_length() -> ModelRates {
+    let ModelRates { rate_card, prices } = priced(1);
+    let long = LongPrices {
+        over_tokens: 40_000,
+        input: price(2),
+        output: price(1),
+        cache_read: price(1),
+        cache_write: price(1),
+    };
+    ModelRates { rate_card, prices: prices.map(|prices| ModelPrices { long: Some(long), ..prices }) }
+}
+
+#[test]
+fn a_long_prompt_is_rated_at_its_own_prices_whatever_it_was_used_beside() {
+    let mut world = World::ready(Limits::default());
+    let epoch = world.running(1);
+    for (number, input) in [(1, 30_000), (2, 50_000), (3, 30_000), (4, 50_001)] {
+        world.tell(&open_unpriced(epoch, number)).unwrap();
+        let Command::SettleCall(answer) = settle(number, 0, false) else { panic!("an answer") };
+        let tokens = Some(Tokens { input, ..Tokens::default() });
+        world.tell(&Command::SettleCall(Answer { tokens, ..answer })).unwrap();
+    }
+    let events = world.tell(&Command::RateUsage { model: "m".into(), rates: priced_by_length() }).unwrap();
+    let rated: Vec<_> = charges(&events).iter().map(|charge| (charge.quantity, charge.cost)).collect();
+    let expected = [(50_000, 100_000), (60_000, 60_000), (50_001, 100_002)];
+    assert_eq!(rated, expected.map(|(tokens, cents)| (Decimal::from(tokens), Decimal::new(cents, 2))));
+    assert_eq!(world.tell(&Command::RateUsage { model: "m".into(), rates: priced(1) }), Ok(vec![]));
+}
+
+#[test]
+fn usage_of_one_moment_is_rated_by_one_event_however_much_there_is() {
+    let mut world = World::ready(Limits::default());
+    let epoch = world.running(1);
+    let many = u64::try_from(RATED_AT_ONCE).unwrap() + 20;
+    for number in 1..=many {
+        world.tell(&open_unpriced(epoch, number)).unwrap();
+        let Command::SettleCall(answer) = settle(number, 0, false) else { panic!("an answer") };
+        let tokens = Some(Tokens { input: 50_000, ..Tokens::default() });
+        world.tell(&Command::SettleCall(Answer { tokens, ..answer })).unwrap();
+    }
+    assert_eq!(charges(&world.tell(&rate(1)).unwrap()).len() as u64, many);
+    assert_eq!(world.tell(&rate(1)), Ok(vec![]));
 }
 
 #[test]

@@ -49,6 +49,22 @@ fn price(cents: i64) -> Price {
     Price { amount: Decimal::new(cents, 2), per: 1 }
 }
 
+/// An agent that is to be made on this machine, at the prices of the card that is built in.
+pub(crate) fn new_agent(agent_id: AgentId) -> NewAgent {
+    let card = Card::built_in();
+    NewAgent {
+        agent_id,
+        definition: None,
+        config: AgentConfig::default(),
+        provider: Some(ProviderName::Local),
+        mocked: false,
+        browser: false,
+        timeout_s: 300,
+        compute: card.compute_rates(),
+        storage: card.storage_rates(),
+    }
+}
+
 /// 6 dollars a minute.
 fn compute_rates() -> ComputeRates {
     let price = Some(Price { amount: Decimal::from(6), per: 60_000 });
@@ -83,17 +99,7 @@ impl World {
         let person = Person { external_id: "u".into(), new_id: UserId::from_ulid(ulid(3)) };
         let opening = SessionOpening { person, limits, metadata: None };
         world.ask(&session::Command::Create(opening)).unwrap();
-        let new = NewAgent {
-            agent_id: agent_id(),
-            definition: None,
-            config: AgentConfig::default(),
-            provider: Some(ProviderName::Local),
-            mocked: false,
-            browser: false,
-            timeout_s: 300,
-            storage: Card::built_in().storage_rates(),
-            compute: compute_rates(),
-        };
+        let new = NewAgent { compute: compute_rates(), ..new_agent(agent_id()) };
         world.ask(&session::Command::AddAgent(Box::new(new))).unwrap();
         world
     }
@@ -407,8 +413,9 @@ fn command() -> impl Strategy<Value = Command> {
         (number.clone(), 0..40_u64, any::<bool>())
             .prop_map(|(call, output, completes)| settle(call, output, completes)),
         number.clone().prop_map(|call| Command::ReleaseCall { call_id: call_id(call), reason: "r".into() }),
-        number.clone().prop_map(|call| {
-            Command::LoseCall { call_id: call_id(call), reason: "r".into(), vendor_id: None }
+        (number.clone(), prop::option::of((0..4_u64, 0..40_u64))).prop_map(|(call, told)| {
+            let told = told.map(|(input, output)| Tokens { input, output, ..Tokens::default() });
+            Command::LoseCall { call_id: call_id(call), reason: "r".into(), vendor_id: None, told }
         }),
         (0..4_u64, number.clone()).prop_map(|(epoch, tool)| start_tool(epoch, tool)),
         (0..4_u64, number.clone()).prop_map(|(epoch, tool)| finish_tool(epoch, tool)),

@@ -9,8 +9,8 @@ use rust_decimal::Decimal;
 use ulid::Ulid;
 
 pub(super) use super::*;
+use crate::agent::tests::new_agent;
 use crate::agent::{self, Answer, ModelPrices, ModelRates, NewAgent, Opening, Stop, Tokens};
-use crate::agent_config::{AgentConfig, ProviderName};
 use crate::charge::{Charge, Price, Rate};
 use crate::command::Person;
 use crate::content::ContentRef;
@@ -140,17 +140,7 @@ impl World {
 
     /// An agent whose minute costs ten cents.
     fn add_agent(&mut self, number: u64) -> Result<Vec<Event>, Refusal> {
-        let new = NewAgent {
-            agent_id: agent_id(number),
-            definition: None,
-            config: AgentConfig::default(),
-            provider: Some(ProviderName::Local),
-            mocked: false,
-            browser: false,
-            timeout_s: 300,
-            storage: crate::rates::Card::built_in().storage_rates(),
-            compute: rates(),
-        };
+        let new = NewAgent { compute: rates(), ..new_agent(agent_id(number)) };
         self.session(number % 3, session::Command::AddAgent(Box::new(new)))
     }
 

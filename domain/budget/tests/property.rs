@@ -97,7 +97,7 @@ impl World {
                     let call_id = CallId::from_ulid(ulid(*call));
                     self.tell(
                         number,
-                        agent::Command::LoseCall { call_id, reason: "r".into(), vendor_id: None },
+                        agent::Command::LoseCall { call_id, reason: "r".into(), vendor_id: None, told: None },
                     )
                 }
                 None => Ok(vec![]),

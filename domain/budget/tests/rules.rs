@@ -128,6 +128,39 @@ fn what_is_dearer_than_its_worst_case_is_booked_in_full_told_and_blocks_new_work
 }
 
 #[test]
+fn compute_past_its_limit_is_charged_in_full_and_told_once() {
+    let mut world = World::new();
+    let limits = LimitsPatch { max_compute_minutes: Some(Some(1)), ..LimitsPatch::default() };
+    world.session(0, session::Command::ChangeLimits(limits)).unwrap();
+    world.run(0).unwrap();
+    world.open(0, 1).unwrap();
+    let tick = || session::Command::TickCompute(agent_id(0), rates());
+    world.now_ms += 45_000;
+    assert_eq!(kinds(&world.session(0, tick()).unwrap()), ["compute.ticked"]);
+    // It is measured when the last piece is over, and again for as long as the call is under way.
+    world.now_ms += 15_006;
+    let events = world.session(0, tick()).unwrap();
+    let at_the_limit = ["agent.limit_reached", "compute.ticked", "session.paused", "agent.pause_requested"];
+    assert_eq!(kinds(&events)[..4], at_the_limit);
+    let [Event::SessionLimitOverrun(overrun)] = &events[4..] else { panic!("{events:?}") };
+    let expected = Excess {
+        limit: LimitName::MaxComputeMinutes,
+        period: None,
+        allowed: Decimal::ONE,
+        spent: Decimal::new(10_001, 4),
+        reserved: Decimal::ZERO,
+        requested: Decimal::ZERO,
+        resets_at: None,
+    };
+    assert_eq!(overrun.excess, expected);
+    world.now_ms += 45_000;
+    assert_eq!(kinds(&world.session(0, tick()).unwrap()), ["compute.ticked"]);
+    let events = world.settle(0, 1, 1).unwrap();
+    assert_eq!(kinds(&events)[..2], ["model.call_settled", "agent.paused"]);
+    assert!(kinds(&events).iter().all(|kind| kind != "session.limit_overrun"), "{events:?}");
+}
+
+#[test]
 fn an_open_reservation_counts_in_every_period_that_it_touches() {
     let mut world = World::new();
     world.budget(None, Some(budget(55, CostPeriod::Day)));

@@ -1,5 +1,6 @@
 //! `/v1/agents/:id/exec`: a caller's program, run in the agent's sandbox while the caller waits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -11,13 +12,14 @@ use theazo_domain::agent::{self, ExecOutcome, Status};
 use theazo_domain::id::{AgentId, ExecId};
 use theazo_domain::{Command, Refusal};
 use tokio::time::Instant;
+use tracing::Instrument;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use super::agents::missing;
 use crate::http::Edge;
 use crate::http::auth::{Caller, Writer};
-use crate::http::body::{Input, Submitted};
+use crate::http::body::{Input, Signed, Submitted};
 use crate::http::error::{Error, Field};
 use crate::http::idempotency::{decide, failed, judged, respond, success};
 use crate::http::query::Id;
@@ -87,35 +89,24 @@ pub(crate) async fn exec(
     let named = body.lang.or(body.language).and_then(|name| Language::named(&name));
     let language = named.ok_or_else(|| Error::field("lang", "required", "is required"))?;
     let until = Instant::now() + config::EXEC_LIMIT;
-    let (exec_id, secrets, answered) = loop {
+    let request = Arc::new(request);
+    loop {
         let agent = ready(&edge, &writer, agent_id, until).await?;
-        let exec_id = ExecId::from_ulid(edge.new_ulid());
-        let desk = Desk { app: &edge.app, tenant: writer.tenant };
-        let secrets = Secrets::of(desk, &agent).await.map_err(failure)?;
-        let (content, code) = edge.content(secrets.mask(&body.code));
-        let command = agent::Command::StartExec { exec_id, language: language.as_str().to_owned(), code };
-        let submission = Submission {
-            command: Command::Agent(agent_id, command),
-            provenance: writer.provenance(),
-            contents: vec![content],
-            sealed: vec![],
+        let run = Run {
+            edge: edge.clone(),
+            caller: Caller::clone(&writer),
+            agent_id,
+            exec_id: ExecId::from_ulid(edge.new_ulid()),
+            language,
+            code: body.code.clone(),
         };
-        let answered = decide(&edge, &writer, &request, submission, started(&writer, exec_id)).await?;
-        // Else somebody has had it suspended since it was looked at.
-        if answered.answer.status != StatusCode::SERVICE_UNAVAILABLE {
-            break (exec_id, secrets, answered);
+        // From before its start is in the log it goes on to its end also when the caller goes away: else a program could be
+        // recorded that is never run.
+        let ended = tokio::spawn(run.begin(agent, Arc::clone(&request)).in_current_span()).await;
+        let ended = ended.map_err(|_| Error::internal("a program's run ended without an answer"))?;
+        if let Some(response) = ended? {
+            return Ok(response);
         }
-    };
-    match (answered.answer.status, answered.replayed) {
-        (200, true) => recorded(&edge, &writer, &answered.answer).await,
-        (200, false) => {
-            // It goes on to its end also when the caller goes away.
-            let run =
-                Run { edge, caller: writer.into_caller(), agent_id, exec_id, language, code: body.code };
-            let ended = tokio::spawn(run.finish(secrets)).await;
-            ended.map_err(|_| Error::internal("a program's run ended without an answer"))?
-        }
-        _ => Ok(respond(answered)),
     }
 }
 
@@ -188,6 +179,31 @@ struct Run {
 }
 
 impl Run {
+    /// Runs it, or gives what became of it before. Nothing where somebody has had the agent suspended since it was looked
+    /// at.
+    async fn begin(self, agent: Agent, request: Arc<Signed>) -> Result<Option<Response>, Error> {
+        let (edge, caller) = (&self.edge, &self.caller);
+        let secrets = Secrets::of(Desk { app: &edge.app, tenant: caller.tenant }, &agent).await;
+        let secrets = secrets.map_err(failure)?;
+        let (content, code) = edge.content(secrets.mask(&self.code));
+        let language = self.language.as_str().to_owned();
+        let command = agent::Command::StartExec { exec_id: self.exec_id, language, code };
+        let submission = Submission {
+            command: Command::Agent(self.agent_id, command),
+            provenance: caller.provenance(),
+            contents: vec![content],
+            sealed: vec![],
+        };
+        let answering = started(caller, self.exec_id);
+        let answered = decide(edge, caller, &request, submission, answering).await?;
+        match (answered.answer.status, answered.replayed) {
+            (503, _) => Ok(None),
+            (200, true) => recorded(edge, caller, &answered.answer).await.map(Some),
+            (200, false) => self.finish(secrets).await.map(Some),
+            _ => Ok(Some(respond(answered))),
+        }
+    }
+
     async fn finish(self, secrets: Secrets) -> Result<Response, Error> {
         let desk = Desk { app: &self.edge.app, tenant: self.caller.tenant };
         // Where it cannot be held it is not run, and its record is closed soon.

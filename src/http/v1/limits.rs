@@ -16,6 +16,7 @@ use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use super::money::{Amount, currency, exact, usd};
 use super::sessions::missing;
+use super::usage::totals::Unrated;
 use crate::database;
 use crate::http::Edge;
 use crate::http::auth::{Inspector, Reader, Writer};
@@ -25,6 +26,8 @@ use crate::http::idempotency::{act, refused, success};
 use crate::http::query::Id;
 use crate::log::{Answering, Submission};
 use crate::read::{self, session::Usage};
+
+const MINUTE_MS: i64 = 60_000;
 
 /// The most that a session may cost in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -139,6 +142,10 @@ pub(crate) struct SessionUsage {
     model_calls: i64,
     /// Charges of lost calls, which count against the limits until they are settled.
     unconfirmed: Amount,
+    /// What was used of models that have no price yet; left out where there is nothing of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Unrated, required = false)]
+    unrated: Option<Unrated>,
 }
 
 /// The limits of a session, and how far each is used.
@@ -236,18 +243,25 @@ impl From<NewLimits> for LimitsPatch {
 impl From<&Usage> for LimitsInUse {
     fn from(usage: &Usage) -> Self {
         let limits = &usage.limits;
-        let minutes = minutes(usage.compute_ms);
         Self {
             max_cost: limits.max_cost.map(|limit| cost_in_use(limit, usage)),
             max_agents: limits.max_agents.map(|limit| count_in_use(limit, usage.active_agents)),
-            max_compute_minutes: limits.max_compute_minutes.map(|limit| count_in_use(limit, minutes)),
+            max_compute_minutes: limits
+                .max_compute_minutes
+                .map(|limit| minutes_in_use(limit, usage.compute_ms)),
         }
     }
 }
 
 impl From<&Usage> for SessionUsage {
     fn from(usage: &Usage) -> Self {
+        let unrated = Unrated {
+            calls: usage.unrated_calls,
+            input_tokens: usage.unrated_input_tokens,
+            output_tokens: usage.unrated_output_tokens,
+        };
         Self {
+            unrated: (unrated.calls > 0).then_some(unrated),
             cost: usd(usage.cost),
             reserved: usd(usage.reserved),
             compute_minutes: minutes(usage.compute_ms),
@@ -282,6 +296,12 @@ fn count_in_use(limit: i64, used: i64) -> CountInUse {
     CountInUse { limit, used, remaining: limit.saturating_sub(used).max(0), percentage }
 }
 
+/// Minutes of compute: whole ones, and how much of the limit that is to the millisecond.
+fn minutes_in_use(limit: i64, compute_ms: i64) -> CountInUse {
+    let exact = Decimal::from(compute_ms) / Decimal::from(MINUTE_MS);
+    CountInUse { percentage: percentage(exact, limit.into()), ..count_in_use(limit, minutes(compute_ms)) }
+}
+
 /// How much of a limit is used. A limit of nothing is used up from the start.
 pub(super) fn percentage(used: Decimal, limit: Decimal) -> f64 {
     let hundred = Decimal::ONE_HUNDRED;
@@ -291,7 +311,7 @@ pub(super) fn percentage(used: Decimal, limit: Decimal) -> f64 {
 
 /// Whole minutes, rounded half-even.
 pub(crate) fn minutes(millis: i64) -> i64 {
-    (Decimal::from(millis) / Decimal::from(60_000)).round().to_i64().unwrap_or(i64::MAX)
+    (Decimal::from(millis) / Decimal::from(MINUTE_MS)).round().to_i64().unwrap_or(i64::MAX)
 }
 
 fn given_whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<i64>>, D::Error> {

@@ -220,7 +220,7 @@ pub(crate) async fn verify(
     Id(provider): Id<ProviderName>,
     Optional { request, .. }: Optional<Nothing>,
 ) -> Result<Response, Error> {
-    let work = |edge, caller, request| check(edge, caller, request, provider);
+    let work = move |edge, caller, request| check(edge, caller, request, provider);
     hold(&edge, administrator.into_caller(), request, work).await
 }
 
@@ -260,7 +260,7 @@ pub(crate) async fn remove(
     Id(provider): Id<ProviderName>,
     Optional { request, .. }: Optional<Nothing>,
 ) -> Result<Response, Error> {
-    let work = |edge, caller, request| take_away(edge, caller, request, provider);
+    let work = move |edge, caller, request| take_away(edge, caller, request, provider);
     hold(&edge, administrator.into_caller(), request, work).await
 }
 

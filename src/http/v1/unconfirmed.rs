@@ -8,6 +8,7 @@ use theazo_domain::time::Timestamp;
 use utoipa::ToSchema;
 
 use super::money::{Amount, usd};
+use super::usage::totals::Unrated;
 use crate::http::Edge;
 use crate::http::auth::Inspector;
 use crate::http::error::Error;
@@ -15,7 +16,7 @@ use crate::http::page::{Listing, Page};
 use crate::http::query::Query;
 use crate::read;
 
-/// A call to a model whose usage is not known. Its worst case counts against limits until it is reconciled.
+/// A call to a model whose usage is not known. What it may have cost counts against limits until it is reconciled.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct UnconfirmedCall {
@@ -26,8 +27,12 @@ pub(crate) struct UnconfirmedCall {
     #[schema(value_type = String, required = false)]
     vendor_id: Option<String>,
     model: String,
-    /// Its worst case.
+    /// What it may have cost at most: its worst case, or, where its vendor told what the prompt used, that and the longest answer.
     cost: Amount,
+    /// The tokens of that, where the model has no price: it is not known what they cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Unrated, required = false)]
+    unrated: Option<Unrated>,
     /// Why it is not known.
     reason: String,
     /// Your own identifier of the user; left out once the person was erased.
@@ -66,7 +71,10 @@ pub(crate) async fn list(
 
 impl From<read::unconfirmed::Unconfirmed> for UnconfirmedCall {
     fn from(row: read::unconfirmed::Unconfirmed) -> Self {
+        let (input_tokens, output_tokens) = (row.unrated_input_tokens, row.unrated_output_tokens);
+        let has_no_price = input_tokens + output_tokens > 0;
         Self {
+            unrated: has_no_price.then_some(Unrated { calls: 1, input_tokens, output_tokens }),
             call_id: row.call_id,
             vendor_id: row.vendor_id,
             model: row.model,

@@ -92,7 +92,7 @@ impl Wire {
                 Err(CallError::BrokeOff {
                     message: presentable(&message, &key),
                     text: partial.text,
-                    usage: partial.usage,
+                    usage: partial.usage.filter(is_possible),
                     vendor_id: request_id.or(partial.vendor_id),
                 })
             }
@@ -131,10 +131,12 @@ impl Wire {
     }
 }
 
-/// Whether a call can have used so much. What cannot be is as good as not told: the worst case may have been used.
+/// Whether a call can have used so much, and not nothing: there is always a prompt. What cannot be is as good as not told:
+/// the worst case may have been used.
 fn is_possible(usage: &Usage) -> bool {
     let Usage { input, output, cache_read, cache_write } = *usage;
-    [input, output, cache_read, cache_write].into_iter().all(|count| count <= config::MOST_TOKENS)
+    let counts = [input, output, cache_read, cache_write];
+    usage.prompt() > 0 && counts.into_iter().all(|count| count <= config::MOST_TOKENS)
 }
 
 /// Reads the stream until the answer has ended.

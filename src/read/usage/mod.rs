@@ -18,7 +18,7 @@ use tokio_postgres::types::ToSql;
 
 pub use entries::{Entry, Filter, Place, entries};
 pub use export::{Group, Part, account_name, begun, entries_after, groups};
-pub use shares::{By, Parts, Share, external_ids, parts};
+pub use shares::{By, Parts, Share, parts, users_of};
 pub use totals::{Total, daily, totals};
 
 use crate::database::{Error, Scope, millis, system_time};

@@ -9,7 +9,6 @@ use tokio_postgres::Row;
 
 use super::{IS_ENTRY, LINES, Period, Pieces, Pin, SOURCES, created_in, created_in_all};
 use crate::database::{Error, Scope};
-use crate::read::person;
 
 /// What a period is broken down by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +24,11 @@ pub enum By {
 /// What one of them used.
 #[derive(Debug, Clone, Copy)]
 pub struct Share<'a> {
-    /// The user: `usr_…`.
-    pub user_id: &'a str,
-    /// What callers call the user, where users are told apart; `None` once the person was erased.
-    pub external_id: Option<&'a str>,
-    /// The session; empty where users are told apart.
-    pub session_id: &'a str,
-    /// The agent; empty where it is none's, or sessions or users are told apart.
-    pub agent_id: &'a str,
+    /// Which one: the user (`usr_…`), or the session (`ses_…`).
+    pub id: &'a str,
+    /// Of a user, what callers call them, and `None` once the person was erased; of an agent its id, and `None` for what
+    /// is no agent's.
+    pub besides: Option<&'a str>,
     /// In units of the currency.
     pub cost: Decimal,
     /// Sessions that were created.
@@ -57,9 +53,9 @@ impl By {
     fn sql(self) -> String {
         // A null costs less than a value that nobody looks at.
         let told_apart = match self {
-            Self::User => "null, null, s.sign * s.sessions, s.sign * s.agents, u.external_id",
-            Self::Session => "s.session_id, null, null::bigint, s.sign * s.agents, null",
-            Self::Agent => "s.session_id, s.agent_id, null::bigint, null::bigint, null",
+            Self::User => "s.user_id, u.external_id, s.sign * s.sessions, s.sign * s.agents",
+            Self::Session => "s.session_id, null, null::bigint, s.sign * s.agents",
+            Self::Agent => "s.session_id, nullif(s.agent_id, ''), null::bigint, null::bigint",
         };
         let names = match self {
             Self::User => "left join end_users u on u.tenant_id = $1 and u.user_id = s.user_id",
@@ -88,7 +84,7 @@ impl By {
                   case when {IS_ENTRY} then l.cost else 0 end as cost, case when {IS_ENTRY} then 1 else 0 end as entries,
                   0 as sessions, case when l.line = 'agent' then 1 else 0 end as agents
                 from lines l {of_created}
-            ) select s.user_id, {told_apart},
+            ) select {told_apart},
                 s.sign * (s.entries + s.sessions + s.agents), case when s.sign < 0 then -s.cost else s.cost end
               from shares s {names}
               where s.entries <> 0 or s.agents <> 0 or s.sessions <> 0"
@@ -130,37 +126,38 @@ impl Parts {
     pub fn shares(&self) -> Result<Vec<Share<'_>>, Error> {
         // Beside each share its entries, and sessions and agents that were created: where there are none, there is no share.
         let mut shares: Vec<(i64, Share<'_>)> = Vec::with_capacity(self.0.len());
-        let mut places: HashMap<[&str; 3], usize> = HashMap::with_capacity(self.0.len());
+        let mut places: HashMap<(&str, Option<&str>), usize> = HashMap::with_capacity(self.0.len());
         for row in &self.0 {
-            let part = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<&str>>(at)?.unwrap_or_default());
             let count = |at: usize| Ok::<_, Error>(row.try_get::<_, Option<i64>>(at)?.unwrap_or_default());
-            let key @ [user_id, session_id, agent_id] = [part(0)?, part(1)?, part(2)?];
-            let external_id: Option<&str> = row.try_get(5)?;
+            let key @ (id, besides) = (row.try_get(0)?, row.try_get(1)?);
             let place = *places.entry(key).or_insert_with(|| {
-                let (cost, sessions, agents) = (Decimal::ZERO, 0, 0);
-                shares
-                    .push((0, Share { user_id, external_id, session_id, agent_id, cost, sessions, agents }));
+                shares.push((0, Share { id, besides, cost: Decimal::ZERO, sessions: 0, agents: 0 }));
                 shares.len() - 1
             });
             let (counted, share) = &mut shares[place];
-            share.sessions += count(3)?;
-            share.agents += count(4)?;
-            *counted += count(6)?;
-            share.cost += row.try_get::<_, Decimal>(7)?;
+            share.sessions += count(2)?;
+            share.agents += count(3)?;
+            *counted += count(4)?;
+            share.cost += row.try_get::<_, Decimal>(5)?;
         }
         // What came after the position may have taken all of a share away again.
         Ok(shares.into_iter().filter(|(counted, _)| *counted != 0).map(|(_, share)| share).collect())
     }
 }
 
-/// What callers call the users of these shares, by user. A person who was erased is not among them.
+/// What callers call the users of these sessions, by session. A person who was erased is not among them.
 ///
 /// # Errors
 /// [`Error`] when the database is away.
-pub async fn external_ids<'a>(
+pub async fn users_of(
     scope: Scope<'_>,
-    shares: impl Iterator<Item = &'a Share<'a>>,
+    sessions: impl Iterator<Item = &str>,
 ) -> Result<HashMap<String, String>, Error> {
-    let users: BTreeSet<String> = shares.map(|share| share.user_id.to_owned()).collect();
-    person::external_ids(scope, &Vec::from_iter(users)).await
+    let sessions: Vec<&str> = BTreeSet::from_iter(sessions).into_iter().collect();
+    let sql = "select s.session_id, u.external_id from unnest($2::text[]) as asked(session_id)
+        cross join lateral (select * from sessions where tenant_id = $1 and build = live_build($1, 'sessions')
+          and session_id = asked.session_id offset 0) s
+        cross join lateral (select * from end_users where tenant_id = $1 and user_id = s.user_id offset 0) u";
+    let rows = scope.query(sql, &[&sessions]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

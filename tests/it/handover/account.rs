@@ -6,6 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rust_decimal::Decimal;
 use serde_json::Value;
 
+/// How the reason of a call begins that was released because no connection could be made for it, so that nobody was asked:
+/// the machine was too busy for that. It is made again. Any other call that was released was refused by its vendor.
+const UNSENT: &str = "the model's vendor cannot be reached: it cannot be connected to";
+
 /// What a crash had left open.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -53,6 +57,7 @@ struct Walk<'a> {
     effects: &'a [String],
     open: BTreeMap<String, String>,
     calls: BTreeSet<String>,
+    given_up: BTreeSet<String>,
     tools: BTreeSet<String>,
     epoch: u64,
     ends: usize,
@@ -70,6 +75,7 @@ pub(crate) fn one_run(events: &[Event], effects: &[String]) -> Result<Seen, Stri
         effects,
         open: BTreeMap::new(),
         calls: BTreeSet::new(),
+        given_up: BTreeSet::new(),
         tools: BTreeSet::new(),
         epoch: 0,
         ends: 0,
@@ -105,9 +111,22 @@ impl Walk<'_> {
                 self.open.insert(call, String::new());
             }
             "model.call_settled" | "model.call_lost" => {
-                let call = self.open.remove(&text(data, "callId"));
-                call.ok_or_else(|| format!("{kind} of a call that is not open: {data}"))?;
-                self.seen.lost += usize::from(kind == "model.call_lost");
+                let call = text(data, "callId");
+                let open = self.open.remove(&call);
+                open.ok_or_else(|| format!("{kind} of a call that is not open: {data}"))?;
+                if kind == "model.call_lost" {
+                    self.seen.lost += 1;
+                    self.given_up.insert(call);
+                }
+            }
+            "model.call_released" if text(data, "reason").starts_with(UNSENT) => {
+                let open = self.open.remove(&text(data, "callId"));
+                open.ok_or_else(|| format!("{kind} of a call that is not open: {data}"))?;
+            }
+            // Its answer came all the same: what it has used is known, and somebody else goes on.
+            "model.call_reconciled" => {
+                let given_up = self.given_up.remove(&text(data, "callId"));
+                claim(given_up, || format!("{kind} of a call that was not given up: {data}"))?;
             }
             "tool.started" => {
                 let label = label.ok_or_else(|| format!("a tool that no answer called: {data}"))?;
@@ -116,7 +135,7 @@ impl Walk<'_> {
             }
             "tool.finished" => self.finished(data)?,
             "task.completed" => self.ends += 1,
-            // Nobody refuses a call, and nothing may fail.
+            // No vendor refuses a call, and nothing may fail.
             "model.call_released" | "task.failed" | "task.cancelled" | "agent.failed" => {
                 return Err(format!("{kind}: {data}"));
             }
@@ -155,7 +174,7 @@ pub(crate) fn booked(events: &[Event]) -> Result<Booked, String> {
         let booking = &data["booking"];
         sum.reserved += amount(&booking["reserved"]) - amount(&booking["released"]);
         sum.cost += costs(&booking["charges"]);
-        sum.unconfirmed += costs(&booking["unconfirmed"]);
+        sum.unconfirmed += costs(&booking["unconfirmed"]) - costs(&booking["withdrawn"]);
         claim(sum.reserved >= Decimal::ZERO, || format!("{kind} releases more than is held: {data}"))?;
     }
     Ok(sum)

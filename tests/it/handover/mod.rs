@@ -2,6 +2,7 @@
 
 mod account;
 mod execs;
+mod leases;
 mod proof;
 
 use std::collections::BTreeMap;

@@ -207,7 +207,15 @@ async fn servers_that_keep_the_protocol_loosely_are_understood() {
     let refusal = r#"{"choices":[{"index":0,"delta":{"refusal":"No."},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":3}}"#;
     let reasoned = r#"{"choices":[{"delta":{"content":"42"},"finish_reason":"stop"}],"usage":{"prompt_tokens":32,"completion_tokens":9,"total_tokens":135,"completion_tokens_details":{"reasoning_tokens":94}}}"#;
     let impossible = r#"{"choices":[{"delta":{"content":"42"},"finish_reason":"stop"}],"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":9}}"#;
-    let bodies = [whole_call, silent_usage, refusal, reasoned, impossible];
+    let nothing = r#"{"choices":[{"delta":{"content":"42"},"finish_reason":"stop"}],"usage":{}}"#;
+    let running =
+        r#"{"choices":[{"delta":{"content":"4"}}],"usage":{"prompt_tokens":7,"completion_tokens":1}}"#;
+    let end = r#"{"choices":[{"delta":{"content":"2"},"finish_reason":"stop"}]}"#;
+    let [open, closed] = ["", r#","usage":{"prompt_tokens":7,"completion_tokens":2}"#]
+        .map(|usage| end.replace("]}", &format!("]{usage}}}")));
+    let [open, closed] = [open, closed].map(|end| format!("{running}\n\ndata: {end}"));
+    let bodies =
+        [whole_call, silent_usage, refusal, reasoned, impossible, nothing, open.as_str(), closed.as_str()];
     let server =
         ModelServer::scripted(bodies.map(|chunk| raw(format!("data: {chunk}\n\ndata: [DONE]\n\n")))).await;
     let models = models(&server, DEADLINE);
@@ -231,6 +239,26 @@ async fn servers_that_keep_the_protocol_loosely_are_understood() {
 
     let reply = ask(&models, &call(MODEL)).await.unwrap();
     assert_eq!((reply.text.as_str(), reply.usage), ("42", None), "nobody used so much");
+
+    let reply = ask(&models, &call(MODEL)).await.unwrap();
+    assert_eq!((reply.text.as_str(), reply.usage), ("42", None), "there was a prompt");
+
+    let reply = ask(&models, &call(MODEL)).await.unwrap();
+    assert_eq!((reply.text.as_str(), reply.usage), ("42", None), "more came since that was told");
+    let reply = ask(&models, &call(MODEL)).await.unwrap();
+    assert_eq!(
+        (reply.text.as_str(), reply.usage),
+        ("42", Some(Usage { input: 7, output: 2, ..Usage::default() }))
+    );
+}
+
+#[tokio::test]
+async fn of_an_answer_that_breaks_off_what_was_told_so_far_is_known() {
+    let running =
+        r#"{"choices":[{"delta":{"content":"4"}}],"usage":{"prompt_tokens":7,"completion_tokens":1}}"#;
+    let server = ModelServer::scripted([raw(format!("data: {running}\n\n"))]).await;
+    let (_, told) = broke_off(ask(&models(&server, DEADLINE), &call(MODEL)).await);
+    assert_eq!(told, Some(Usage { input: 7, output: 1, ..Usage::default() }));
 }
 
 #[tokio::test]

@@ -213,11 +213,14 @@ async fn a_session_whose_compute_is_used_up_is_resumed_once_its_limit_was_raised
     let body = json!({ "userId": "u", "limits": { "maxComputeMinutes": 1 } });
     let session = api.post("/v1/sessions", &body).await.expect(201)["id"].as_str().unwrap().to_owned();
     let agent = ready(&api, &session).await;
-    for ms in [45_000, 15_000] {
+    let path = format!("/v1/sessions/{session}");
+    for (ms, percentage) in [(45_000, 75.0), (15_000, 100.0)] {
         site.clock.advance(ms);
         tick(&api, &session, agent).await;
+        let limits = api.get(&format!("{path}/limits")).await.expect(200);
+        let shown = json!({ "limit": 1, "used": 1, "remaining": 0, "percentage": percentage });
+        assert_eq!(limits["maxComputeMinutes"], shown);
     }
-    let path = format!("/v1/sessions/{session}");
     assert_eq!(api.get(&path).await.expect(200)["status"], "paused");
     let refused = api.act(&format!("{path}/resume")).await.error(402, "session_limit_exceeded");
     let details = json!({

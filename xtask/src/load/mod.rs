@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::again::BUSY;
 use crate::client::{self, Answer, Ask, Caller};
 use crate::ledger::{Entry, Ledger, Outcome};
 use crate::place::{Place, Tenant};
@@ -103,7 +104,7 @@ impl Expected {
         match self {
             Self::Event { .. } if (200..300).contains(&answer.status) => Ok(true),
             Self::Refused(words) if answer.status == 409 && answer.text.contains(words) => Ok(true),
-            _ if answer.status == 503 => Ok(false),
+            _ if answer.status == BUSY => Ok(false),
             _ => bail!("{} {}: {} {}", ask.method, ask.path, answer.status, answer.text),
         }
     }
@@ -218,6 +219,8 @@ impl<'a> Load<'a> {
         sent: &mut u32,
     ) -> anyhow::Result<Answer> {
         let until = Instant::now() + GIVE_UP;
+        // Whether a request was sent of which nobody knows what it did.
+        let mut unknown = false;
         loop {
             let passing = self.gate.read().await;
             let harms = self.harms.load(Ordering::Relaxed);
@@ -230,6 +233,8 @@ impl<'a> Load<'a> {
             *sent += 1;
             let met_a_kill = harms % 2 == 1 || self.harms.load(Ordering::Relaxed) != harms;
             drop(passing);
+            unknown |= answer.is_none() || met_a_kill;
+            let is_busy = answer.as_ref().is_some_and(|answer| answer.status == BUSY);
             match answer {
                 Some(answer) => {
                     let met = expected.is_met(ask, &answer);
@@ -240,7 +245,8 @@ impl<'a> Load<'a> {
                 }
                 None => caller.hang_up(),
             }
-            if !met_a_kill && hurry.is_none() {
+            // A server that has much to do may refuse what it is asked, and has then not done it.
+            if !met_a_kill && hurry.is_none() && unknown && !is_busy {
                 self.undecided.fetch_add(1, Ordering::Relaxed);
             }
             if Instant::now() > until {

@@ -18,6 +18,9 @@ mod tenants;
 #[path = "../../../tests/it/support/models/mod.rs"]
 mod models;
 
+/// The row that needs the program with bugs in any case.
+pub(crate) const TENANTS: &str = tenants::ROW.name;
+
 /// Every row.
 pub(crate) const ALL: &[&Row] = &[
     &kills::ROW,

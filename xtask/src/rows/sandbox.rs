@@ -5,6 +5,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::again::{BUSY, REST, decided};
 use crate::client::{Answer, Ask, Caller};
 use crate::place::Place;
 use crate::prove::{Findings, Row, Run};
@@ -30,7 +32,7 @@ pub(crate) const ROW: Row = Row {
     claim: "code run in the local sandbox stays there, and limits hold",
     floor: (100, 100),
     bugs: BUGS,
-    run: |run| prove(run, None).boxed(),
+    run: |run| of_root(run).boxed(),
 };
 
 pub(crate) const ORDINARY: Row = Row {
@@ -81,9 +83,19 @@ const SHORT: Duration = Duration::from_secs(8);
 const DEADLINE: Duration = Duration::from_secs(60);
 /// More files than a sandbox may have.
 const FILES: &str = "120000";
+/// For how many seconds the process runs that nobody may end but the proof: far longer than any run, and not for ever, since
+/// nobody ends it where the proof itself is killed.
+const OUTLASTS: &str = "86400";
+
+/// The server is root, which has to be so: an ordinary user's sandboxes have other layers, and are the other row's.
+async fn of_root(run: Run) -> anyhow::Result<Findings> {
+    let is_root = Uid::effective().is_root();
+    anyhow::ensure!(is_root, "the server of this row is root's: run it as root, or sandbox-ordinary alone");
+    prove(run, None).await
+}
 
 async fn prove(run: Run, user: Option<u32>) -> anyhow::Result<Findings> {
-    let mut findings = Findings::default();
+    let mut findings = run.findings();
     let range = format!("{}:1000", 0x7800_0000 + u32::from(run.random(3).u16(..)) * 1_000);
     let environment = [
         ("SERVER_SECRET", SECRET),
@@ -137,6 +149,8 @@ struct Target<'a> {
     /// Listening while the programs run.
     _sockets: (UnixListener, UnixListener),
     other: std::process::Child,
+    /// Requests so far: each has an idempotency key of its own.
+    asked: AtomicU64,
 }
 
 impl<'a> Target<'a> {
@@ -145,9 +159,9 @@ impl<'a> Target<'a> {
         let address = place.address(0).context("a server runs")?;
         let process = place.process(0).context("a server runs")?;
         let mut caller = Caller::new(&key);
-        let session =
-            caller.ask(&address, &Ask::post("/v1/sessions", Some(json!({ "userId": "user_1" })))).await?;
-        let session = id(&session)?;
+        let session = Ask::post("/v1/sessions", Some(json!({ "userId": "user_1" }))).once("session");
+        let session = id(&decided(&mut caller, &address, &session).await?)?;
+        let port = address.rsplit_once(':').context("an address has a port")?.1.to_owned();
         let folder = place.folder(0);
         std::fs::write(folder.join("secret"), SECRET)?;
         let name = format!("theazo-proof-{process}");
@@ -155,14 +169,13 @@ impl<'a> Target<'a> {
         let named = UnixListener::bind(folder.join("socket"))?;
         // Another process of the server's user, with the secret in its environment and a descriptor of its file.
         let mut other = std::process::Command::new("sleep");
-        other.arg("600").env("SERVER_SECRET", SECRET).stdin(std::fs::File::open(folder.join("secret"))?);
+        other.arg(OUTLASTS).env("SERVER_SECRET", SECRET).stdin(std::fs::File::open(folder.join("secret"))?);
         if let Some(user) = user {
             std::os::unix::fs::chown(folder.join("secret"), Some(user), Some(user))?;
             std::os::unix::fs::chown(folder.join("socket"), Some(user), Some(user))?;
             other.uid(user).gid(user);
         }
         let other = other.spawn()?;
-        let port = address.rsplit_once(':').context("an address has a port")?.1.to_owned();
         let mut target = Self {
             place,
             key,
@@ -175,6 +188,7 @@ impl<'a> Target<'a> {
             names: vec![],
             _sockets: (hidden, named),
             other,
+            asked: AtomicU64::new(0),
         };
         target.neighbour = target.new_agent(&mut caller).await?;
         let wrote = format!("printf %s {SECRET} > kept");
@@ -195,17 +209,25 @@ impl<'a> Target<'a> {
         Ok(target)
     }
 
+    /// A write under an idempotency key of its own.
+    fn write(&self, path: String, body: Value) -> Ask {
+        Ask::post(path, Some(body)).once(format!("write-{}", self.asked.fetch_add(1, Ordering::Relaxed)))
+    }
+
     async fn new_agent(&self, caller: &mut Caller) -> anyhow::Result<String> {
-        let path = format!("/v1/sessions/{}/agents", self.session);
-        id(&caller.ask(&self.address, &Ask::post(path, Some(json!({ "timeout": 3_600 })))).await?)
+        let new = self.write(format!("/v1/sessions/{}/agents", self.session), json!({ "timeout": 3_600 }));
+        id(&decided(caller, &self.address, &new).await?)
+    }
+
+    /// A program's run, as it is asked for. It can be asked for again where the server was too busy: the start is kept with
+    /// its key, so that it is run once at most. Where it was begun and nobody can say what came of it, the answer is 409,
+    /// which is an error here: what it has done then may be the very thing that is looked for.
+    fn program(&self, agent: &str, lang: &str, code: &str) -> Ask {
+        self.write(format!("/v1/agents/{agent}/exec"), json!({ "lang": lang, "code": code }))
     }
 
     async fn exec(&self, caller: &mut Caller, agent: &str, lang: &str, code: &str) -> anyhow::Result<Value> {
-        let body = json!({ "lang": lang, "code": code });
-        let asked = Ask::post(format!("/v1/agents/{agent}/exec"), Some(body));
-        let answer = caller.ask(&self.address, &asked).await?;
-        anyhow::ensure!(answer.status == 200, "{}: {}", answer.status, answer.text);
-        Ok(answer.json())
+        finished(&decided(caller, &self.address, &self.program(agent, lang, code)).await?)
     }
 
     /// Runs program after program, each in a sandbox of its own. Gives how many stayed inside and came to what is expected.
@@ -228,20 +250,29 @@ impl<'a> Target<'a> {
         let (_, language, _, expected) = hostile;
         let (mut caller, mut ending) = (Caller::new(&self.key), Caller::new(&self.key));
         let agent = self.new_agent(&mut caller).await?;
-        let code = programs::code(hostile, &self.words);
-        let running = self.exec(&mut caller, &agent, language.as_str(), &code);
-        tokio::pin!(running);
+        let program = self.program(&agent, language.as_str(), &programs::code(hostile, &self.words));
         let patience = if *expected == Expected::Ended { SHORT } else { PATIENCE };
-        let in_time = timeout(patience, &mut running).await.ok();
+        let until = Instant::now() + DEADLINE;
+        let (running, in_time) = loop {
+            let mut running = Box::pin(caller.ask(&self.address, &program));
+            let in_time = timeout(patience, &mut running).await.ok();
+            // A program that was not begun has its time still before it.
+            let is_busy = matches!(&in_time, Some(Ok(answer)) if answer.status == BUSY);
+            if !is_busy || Instant::now() > until {
+                break (running, in_time);
+            }
+            sleep(REST).await;
+        };
         // Whatever still runs in it is ended with the agent.
-        let end = Ask::post(format!("/v1/agents/{agent}/terminate"), Some(json!({})));
-        let ended =
-            timeout(DEADLINE, ending.ask(&self.address, &end)).await.context("it cannot be ended")??;
+        let end = self.write(format!("/v1/agents/{agent}/terminate"), json!({}));
+        let ended = timeout(DEADLINE, decided(&mut ending, &self.address, &end)).await;
+        let ended = ended.context("it cannot be ended")??;
         anyhow::ensure!((200..300).contains(&ended.status), "it cannot be ended: {}", ended.text);
-        let finished = match in_time {
-            Some(finished) => finished?,
+        let answer = match in_time {
+            Some(answer) => answer?,
             None => timeout(DEADLINE, running).await.context("it outlives its agent")??,
         };
+        let finished = finished(&answer)?;
         let said = |output: &str| finished[output].as_str().unwrap_or_default().to_owned();
         let (stdout, stderr) = (said("stdout"), said("stderr"));
         let right = programs::came_out(hostile, &stdout, &stderr, finished["exitCode"] == 0);
@@ -265,17 +296,18 @@ impl<'a> Target<'a> {
         let mut caller = Caller::new(&self.key);
         let here = self.exec(&mut caller, &self.neighbour, "bash", "cat kept; ls | wc -l").await?;
         findings.claim(here["stdout"] == format!("{SECRET}1\n"), || format!("the neighbour has {here}"));
-        let until = tokio::time::Instant::now() + DEADLINE;
+        let until = Instant::now() + DEADLINE;
         loop {
             let (left, folders) = (children(self.process)?, sandboxes(&folder)?);
             if left.is_empty() && folders == [self.neighbour.as_str()] {
                 return Ok(());
             }
-            if tokio::time::Instant::now() > until {
+            if Instant::now() > until {
                 findings.violation(format!("the processes {left:?} and the sandboxes {folders:?} are left"));
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            // Nobody tells when all is cleared away: it is looked at until the deadline.
+            sleep(Duration::from_millis(100)).await;
         }
     }
 }
@@ -292,6 +324,12 @@ impl Drop for Target<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How a program has ended.
+fn finished(answer: &Answer) -> anyhow::Result<Value> {
+    anyhow::ensure!(answer.status == 200, "{}: {}", answer.status, answer.text);
+    Ok(answer.json())
 }
 
 fn id(answer: &Answer) -> anyhow::Result<String> {

@@ -58,7 +58,7 @@ struct Taken {
 }
 
 async fn prove(run: Run) -> anyhow::Result<Findings> {
-    let mut findings = Findings::default();
+    let mut findings = run.findings();
     let place = Place::new(&run, SERVERS, &[]).await?;
     let tenant = place.organization("test").await?;
     // Without a pause first: what they can carry, and what they keep on purpose fills.

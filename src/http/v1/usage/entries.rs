@@ -10,7 +10,7 @@ use theazo_domain::time::Timestamp;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
-use super::period::{Asked, Default};
+use super::period::{Asked, Default, Period};
 use crate::http::Edge;
 use crate::http::auth::Inspector;
 use crate::http::error::Error;
@@ -88,6 +88,21 @@ pub(crate) struct UnitPrice {
     per: i64,
 }
 
+/// A page of charges, and the period that they are of.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Entries {
+    /// The rows.
+    data: Vec<Entry>,
+    /// Whether there are more.
+    has_more: bool,
+    /// Leads to the next page; left out on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, examples("cur_01ARZ3NDEKTSV4RRFFQ69G50AV"))]
+    next_cursor: Option<String>,
+    period: Period,
+}
+
 /// Lists charges, newest first by the position of their event. Their exact costs add up to every figure of the views.
 #[utoipa::path(get, operation_id = "listBillingEntries", path = "/v1/billing/entries", tag = "billing",
     params(
@@ -102,12 +117,12 @@ pub(crate) struct UnitPrice {
         ("limit" = Option<i64>, Query, description = "Default: 25", minimum = 1, maximum = 100),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
     ),
-    responses((status = 200, body = Page<Entry>)))]
+    responses((status = 200, body = Entries)))]
 pub(crate) async fn list(
     State(edge): State<Edge>,
     inspector: Inspector,
     mut query: Query,
-) -> Result<Json<Page<Entry>>, Error> {
+) -> Result<Json<Entries>, Error> {
     let now = edge.app.clock.now();
     let asked = Asked::read(&mut query, Default::Month, now);
     let filter = filter(&mut query);
@@ -119,7 +134,8 @@ pub(crate) async fn list(
     let pin = usage::pin(scope, below.map(|place| place.position)).await?;
     let period = if below.is_some() { asked.again(pin) } else { asked.from(now, pin.at) };
     let rows = usage::entries(scope, &filter, period, below, listing.rows()).await?;
-    Ok(Json(listing.page(rows, |row| pack(row.place), Entry::from)))
+    let Page { data, has_more, next_cursor } = listing.page(rows, |row| pack(row.place), Entry::from);
+    Ok(Json(Entries { data, has_more, next_cursor, period: period.into() }))
 }
 
 fn filter(query: &mut Query) -> Filter {

@@ -67,7 +67,9 @@ pub(super) fn cells(export: &Export, account: Option<&str>, day: Day, group: &Gr
     let usage = group.line == "usage";
     let (service_category, service, subcategory) = service(group.category);
     let (pricing_quantity, pricing_unit) = priced(group);
-    let unit_price = || group.price.filter(|_| usage).map(|price| exact(price.amount));
+    // Of usage the specification wants a price always: what has none is said to cost nothing, and to be unrated.
+    let unit_price =
+        || usage.then(|| group.price.map_or_else(|| "0".to_owned(), |price| exact(price.amount)));
     let sku = sku(group);
     let resource = group.agent_id.as_ref().unwrap_or(&group.session_id);
     let start = export.period.from.max(day.start());

@@ -9,8 +9,8 @@ use serde::Serialize;
 use theazo_domain::allotment::allot;
 use utoipa::ToSchema;
 
-use super::period::{Asked, Default};
-use super::totals::sum_in_cents;
+use super::period::{Asked, Default, Period};
+use super::totals::{Unrated, sum_in_cents, unrated_in};
 use crate::config;
 use crate::http::Edge;
 use crate::http::auth::Inspector;
@@ -18,7 +18,7 @@ use crate::http::error::Error;
 use crate::http::page::{Listing, Page};
 use crate::http::query::Query;
 use crate::http::v1::money::{Amount, allotted};
-use crate::read::usage::{self, By, Share, external_ids};
+use crate::read::usage::{self, By, Share, users_of};
 
 /// What a user cost.
 #[derive(Debug, Serialize, ToSchema)]
@@ -65,6 +65,23 @@ pub(crate) struct AgentCost {
     cost: Amount,
 }
 
+/// A page of costs, and what they are the costs of.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Costs<T> {
+    /// The rows.
+    data: Vec<T>,
+    /// Whether there are more.
+    has_more: bool,
+    /// Leads to the next page; left out on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, examples("cur_01ARZ3NDEKTSV4RRFFQ69G50AV"))]
+    next_cursor: Option<String>,
+    period: Period,
+    /// Of all rows of all pages.
+    unrated: Unrated,
+}
+
 /// What each user cost in a period, the dearest first.
 #[utoipa::path(get, operation_id = "listUserCosts", path = "/v1/billing/usage/users", tag = "billing",
     params(
@@ -73,12 +90,12 @@ pub(crate) struct AgentCost {
         ("limit" = Option<i64>, Query, description = "Default: 50", minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before: the list stays as it was then"),
     ),
-    responses((status = 200, body = Page<UserCost>)))]
+    responses((status = 200, body = Costs<UserCost>)))]
 pub(crate) async fn users(
     State(edge): State<Edge>,
     inspector: Inspector,
     query: Query,
-) -> Result<Json<Page<UserCost>>, Error> {
+) -> Result<Json<Costs<UserCost>>, Error> {
     let show = |share: Share<'_>, user_id, cost| {
         let (sessions, agents) = (share.sessions, share.agents);
         UserCost { user_id, cost, sessions, agents }
@@ -94,14 +111,14 @@ pub(crate) async fn users(
         ("limit" = Option<i64>, Query, description = "Default: 25", minimum = 1, maximum = 100),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before: the list stays as it was then"),
     ),
-    responses((status = 200, body = Page<SessionCost>)))]
+    responses((status = 200, body = Costs<SessionCost>)))]
 pub(crate) async fn sessions(
     State(edge): State<Edge>,
     inspector: Inspector,
     query: Query,
-) -> Result<Json<Page<SessionCost>>, Error> {
+) -> Result<Json<Costs<SessionCost>>, Error> {
     let show = |share: Share<'_>, user_id, cost| {
-        let session_id = share.session_id.to_owned();
+        let session_id = share.id.to_owned();
         SessionCost { session_id, user_id, cost, agents: share.agents }
     };
     list(&edge, &inspector, query, By::Session, show).await
@@ -115,15 +132,15 @@ pub(crate) async fn sessions(
         ("limit" = Option<i64>, Query, description = "Default: 25", minimum = 1, maximum = 100),
         ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before: the list stays as it was then"),
     ),
-    responses((status = 200, body = Page<AgentCost>)))]
+    responses((status = 200, body = Costs<AgentCost>)))]
 pub(crate) async fn agents(
     State(edge): State<Edge>,
     inspector: Inspector,
     query: Query,
-) -> Result<Json<Page<AgentCost>>, Error> {
+) -> Result<Json<Costs<AgentCost>>, Error> {
     let show = |share: Share<'_>, user_id, cost| {
-        let agent_id = Some(share.agent_id.to_owned()).filter(|id| !id.is_empty());
-        AgentCost { agent_id, session_id: share.session_id.to_owned(), user_id, cost }
+        let agent_id = share.besides.map(str::to_owned);
+        AgentCost { agent_id, session_id: share.id.to_owned(), user_id, cost }
     };
     list(&edge, &inspector, query, By::Agent, show).await
 }
@@ -135,7 +152,7 @@ async fn list<T>(
     mut query: Query,
     by: By,
     show: impl Fn(Share<'_>, Option<String>, Amount) -> T,
-) -> Result<Json<Page<T>>, Error> {
+) -> Result<Json<Costs<T>>, Error> {
     let now = edge.app.clock.now();
     let asked = Asked::read(&mut query, Default::Month, now);
     let (page, largest) = match by {
@@ -151,7 +168,8 @@ async fn list<T>(
     let reached = listing.below.map(Reached::unpack);
     let pin = usage::pin(scope, reached.map(|reached| reached.pinned)).await?;
     let period = if reached.is_some() { asked.again(pin) } else { asked.from(now, pin.at) };
-    let parts = usage::parts(scope, by, period, pin).await?;
+    let (parts, totals) =
+        tokio::try_join!(usage::parts(scope, by, period, pin), usage::totals(scope, period, pin))?;
     let shares = parts.shares()?;
     let shown = reached.map_or(0, |reached| reached.shown as usize);
     let until = shown.saturating_add(usize::try_from(listing.rows()).unwrap_or(usize::MAX));
@@ -159,22 +177,25 @@ async fn list<T>(
     // Of sessions and agents only those who are shown have to be known by their users' names.
     let names = match by {
         By::User => HashMap::new(),
-        By::Session | By::Agent => external_ids(scope, page.iter().map(|(share, _)| share)).await?,
+        By::Session | By::Agent => users_of(scope, page.iter().map(|(share, _)| share.id)).await?,
     };
     let rows = page.into_iter().zip(reached.map_or(1, |reached| reached.shown + 1)..).collect();
     let place = |(_, shown): &(_, i64)| Reached { pinned: pin.position, shown: *shown }.pack();
-    let name = |share: &Share<'_>| {
-        share.external_id.map(str::to_owned).or_else(|| names.get(share.user_id).cloned())
+    let name = |share: &Share<'_>| match by {
+        By::User => share.besides.map(str::to_owned),
+        By::Session | By::Agent => names.get(share.id).cloned(),
     };
-    Ok(Json(listing.page(rows, place, |((share, cost), _)| show(share, name(&share), cost))))
+    let Page { data, has_more, next_cursor } =
+        listing.page(rows, place, |((share, cost), _)| show(share, name(&share), cost));
+    Ok(Json(Costs { data, has_more, next_cursor, period: period.into(), unrated: unrated_in(&totals) }))
 }
 
 /// These of the shares, the dearest first and those that cost the same by what tells them apart, each with its cents of
 /// the total.
 fn dearest<'a>(by: By, shares: &[Share<'a>], range: Range<usize>) -> Vec<(Share<'a>, Amount)> {
     let key = |share: &Share<'a>| match by {
-        By::User => (share.external_id.unwrap_or(share.user_id), ""),
-        By::Session | By::Agent => (share.session_id, share.agent_id),
+        By::User => (share.besides.unwrap_or(share.id), ""),
+        By::Session | By::Agent => (share.id, share.besides.unwrap_or_default()),
     };
     let parts: Vec<_> = shares.iter().map(|share| (key(share), share.cost)).collect();
     let cents = allot(sum_in_cents(&parts), &parts);

@@ -73,10 +73,10 @@ pub(crate) struct Storage {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Unrated {
-    calls: i64,
+    pub(crate) calls: i64,
     /// Those that were read from or written to a cache too.
-    input_tokens: i64,
-    output_tokens: i64,
+    pub(crate) input_tokens: i64,
+    pub(crate) output_tokens: i64,
 }
 
 /// What was used in a period, for a bill.
@@ -102,6 +102,8 @@ pub(crate) struct BillingUsage {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct All<T> {
     data: Vec<T>,
+    period: Period,
+    unrated: Unrated,
 }
 
 /// What a day costs.
@@ -130,6 +132,8 @@ pub(crate) struct ModelCost {
     /// Of the input, those that were written to a cache.
     cache_write_tokens: i64,
     cost: Amount,
+    /// What of all that has no price yet.
+    unrated: Unrated,
 }
 
 /// What was used in a period, by category, and what it costs.
@@ -217,11 +221,14 @@ pub(crate) async fn daily(
     let scope = edge.app.log.scope(inspector.tenant.id);
     let pin = usage::pin(scope, None).await?;
     let period = asked.from(now, pin.at);
-    let costs: HashMap<Day, Decimal> = usage::daily(scope, period, pin).await?.into_iter().collect();
+    let (daily, totals) =
+        tokio::try_join!(usage::daily(scope, period, pin), usage::totals(scope, period, pin))?;
+    let costs: HashMap<Day, Decimal> = daily.into_iter().collect();
     let cost = |day: Day| (day, costs.get(&day).copied().unwrap_or_default());
     let parts: Vec<(Day, Decimal)> = days(period).into_iter().map(cost).collect();
     let shown = |(date, cost)| DailyCost { date, cost };
-    Ok(Json(All { data: with_cents(sum_in_cents(&parts), parts).into_iter().map(shown).collect() }))
+    let data = with_cents(sum_in_cents(&parts), parts).into_iter().map(shown).collect();
+    Ok(Json(All { data, period: period.into(), unrated: unrated_in(&totals) }))
 }
 
 /// What each model used in a period, the dearest first. Together they cost what the summary says of models.
@@ -236,7 +243,8 @@ pub(crate) async fn models(
     inspector: Inspector,
     query: Query,
 ) -> Result<Json<All<ModelCost>>, Error> {
-    let (_, bill) = bill(&edge, &inspector, query).await?;
+    let (period, bill) = bill(&edge, &inspector, query).await?;
+    let unrated_in_all = unrated(&bill.all());
     let cents = bill.cents(Category::Model);
     let of_models = bill.totals.into_iter().filter(|total| total.category == Some(Category::Model));
     let mut rows: Vec<Total> = of_models.filter(|total| total.sums != Measures::default()).collect();
@@ -251,8 +259,10 @@ pub(crate) async fn models(
         cache_read_tokens: total.sums.cache_read_tokens,
         cache_write_tokens: total.sums.cache_write_tokens,
         cost,
+        unrated: unrated(&total.sums),
     };
-    Ok(Json(All { data: rows.into_iter().zip(costs).map(shown).collect() }))
+    let data = rows.into_iter().zip(costs).map(shown).collect();
+    Ok(Json(All { data, period: period.into(), unrated: unrated_in_all }))
 }
 
 /// The totals of a period.
@@ -272,7 +282,7 @@ async fn bill(edge: &Edge, inspector: &Inspector, mut query: Query) -> Result<(u
 
 impl Bill {
     fn all(&self) -> Measures {
-        self.totals.iter().fold(Measures::default(), |sum, total| sum.plus(&total.sums))
+        all(&self.totals)
     }
 
     fn of(&self, category: Category) -> Decimal {
@@ -327,6 +337,15 @@ fn with_cents<K: Ord>(cents: i64, parts: Vec<(K, Decimal)>) -> Vec<(K, Amount)> 
 
 fn input(sums: &Measures) -> i64 {
     sums.input_tokens + sums.cache_read_tokens + sums.cache_write_tokens
+}
+
+fn all(totals: &[Total]) -> Measures {
+    totals.iter().fold(Measures::default(), |sum, total| sum.plus(&total.sums))
+}
+
+/// What has no price yet, of all that these are the totals of.
+pub(super) fn unrated_in(totals: &[Total]) -> Unrated {
+    unrated(&all(totals))
 }
 
 fn unrated(sums: &Measures) -> Unrated {

@@ -93,6 +93,8 @@ pub(super) struct Decoder {
     refused: bool,
     calls: BTreeMap<u32, ToolCall>,
     usage: Option<Usage>,
+    /// Whether the usage was told once the answer had stopped, so that it is of all of it.
+    is_used_up: bool,
     stop: Option<String>,
     ended: bool,
 }
@@ -159,12 +161,13 @@ impl exchange::Decoder for Decoder {
             return Err(words(event.data.as_bytes()));
         }
         self.id = chunk.id.filter(|id| !id.is_empty()).or(self.id.take());
-        if let Some(usage) = &chunk.usage {
-            self.tell(usage);
-        }
         for choice in chunk.choices.into_iter().filter(|choice| choice.index == 0) {
             self.add(choice.delta, deltas);
             self.stop = choice.finish_reason.or(self.stop.take());
+        }
+        if let Some(usage) = &chunk.usage {
+            self.tell(usage);
+            self.is_used_up = self.stop.is_some();
         }
         Ok(())
     }
@@ -173,10 +176,11 @@ impl exchange::Decoder for Decoder {
         self.ended
     }
 
-    /// The answer is whole once the reason is told why it stopped; its usage comes behind that, and where the stream
-    /// breaks off in between, what the call cost is not known.
+    /// The answer is whole once the reason is told why it stopped; its usage comes with that or behind it, and where the
+    /// stream breaks off in between, what the call cost is not known. Some servers tell the usage all along: what they
+    /// told before is not that of the whole answer.
     fn finish(self) -> Result<Reply, Partial> {
-        let is_whole = self.ended || self.usage.is_some();
+        let is_whole = self.ended || self.is_used_up;
         let Some(reason) = self.stop.filter(|_| is_whole) else {
             return Err(Partial { text: self.text, usage: self.usage, vendor_id: self.id });
         };
@@ -188,7 +192,8 @@ impl exchange::Decoder for Decoder {
             _ if tool_calls.is_empty() => Stop::Complete,
             _ => Stop::ToolUse,
         };
-        let (text, usage, vendor_id) = (self.text, self.usage, self.id);
+        let usage = self.usage.filter(|_| self.is_used_up);
+        let (text, vendor_id) = (self.text, self.id);
         Ok(Reply { text, tool_calls, stop, usage, vendor_id, verbatim: None })
     }
 }

@@ -188,6 +188,7 @@ async fn agree(api: &Api, events: &[(Timestamp, Event)], period: &str, expected:
     let unrated = &summary["unrated"];
     let shown = [&unrated["calls"], &unrated["inputTokens"], &unrated["outputTokens"]];
     assert_eq!(shown.map(|number| number.as_i64().unwrap()), <[i64; 3]>::from(expected.unrated), "{period}");
+    say_what_they_are_of(api, period, &summary).await;
     let usage = get("/v1/billing/usage").await;
     assert_eq!((exact(&usage["totalCost"]), cents(&usage["totalCost"])), (expected.total, total));
     assert_eq!((&usage["storage"], &usage["unrated"]), (&summary["storage"], unrated));
@@ -200,6 +201,9 @@ async fn agree(api: &Api, events: &[(Timestamp, Event)], period: &str, expected:
     breaks_down(models, |row| row["model"].as_str().map(str::to_owned), &expected.by_model, of_models);
     let calls = |row: &Value| row["calls"].as_i64().unwrap();
     assert_eq!(models.iter().map(calls).sum::<i64>(), expected.calls);
+    let without_price = ["calls", "inputTokens", "outputTokens"]
+        .map(|name| models.iter().map(|row| row["unrated"][name].as_i64().unwrap()).sum::<i64>());
+    assert_eq!(without_price, <[i64; 3]>::from(expected.unrated), "{period}");
     let daily = get("/v1/billing/usage/daily").await;
     let daily = daily["data"].as_array().unwrap();
     breaks_down(daily, |row| row["date"].as_str().unwrap().to_owned(), &expected.by_day, total);
@@ -228,6 +232,20 @@ async fn agree(api: &Api, events: &[(Timestamp, Event)], period: &str, expected:
     for entry in &entries {
         opens_to_its_event(api, events, entry).await;
     }
+}
+
+/// Every view says which period it took, and what in it has no price.
+async fn say_what_they_are_of(api: &Api, period: &str, summary: &Value) {
+    for view in ["daily", "users", "sessions", "agents", "models"] {
+        let view = api.get(&format!("/v1/billing/usage/{view}?{period}")).await.expect(200);
+        assert_eq!(
+            (&view["period"], &view["unrated"]),
+            (&summary["period"], &summary["unrated"]),
+            "{period}"
+        );
+    }
+    let entries = api.get(&format!("/v1/billing/entries?{period}")).await.expect(200);
+    assert_eq!(entries["period"], summary["period"]);
 }
 
 /// An entry is the charge that its name says of the event at its position.

@@ -117,8 +117,9 @@ fn random_event(dice: &mut Dice, at: Timestamp, number: usize) -> Event {
             let unconfirmed = charges(dice, 2);
             let booking = Booking { unconfirmed, ..Booking::default() };
             let reason = "lost".to_owned();
-            let (vendor_id, late) = (None, false);
-            Event::CallLost(CallLost { place, task_id, call_id, model, reason, vendor_id, late, booking })
+            let (vendor_id, told, late) = (None, None, false);
+            let lost = CallLost { place, task_id, call_id, model, reason, vendor_id, told, late, booking };
+            Event::CallLost(lost)
         }
         2 => {
             let booking = Booking { charges: charges(dice, 2), ..Booking::default() };

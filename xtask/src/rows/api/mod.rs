@@ -30,23 +30,28 @@ pub(crate) const ROW: Row = Row {
 /// The tool, from PyPI.
 const REQUIREMENT: &str = "schemathesis==4.32.5";
 /// How long it takes to install it at most, and to run it beyond the time that it is given.
-const INSTALL_DEADLINE: Duration = Duration::from_secs(120);
+const INSTALL_DEADLINE: Duration = Duration::from_secs(300);
 const GRACE: Duration = Duration::from_secs(60);
-/// An answer of 422 to what the document allows is no failure: that it is refused, with the field and the rule, is what
-/// it says of each operation, and what a cursor has to be for instance no schema says.
+/// Operations that have to succeed for the tool: most of those that there are, and far fewer than it brings to that on a slow
+/// machine. Which of them its random requests miss differs from run to run; that each can succeed is shown before.
+const SUCCEEDED: u64 = 30;
+/// What may be answered to what the document allows: that it was done; that a limit has no room for it (402); that what it
+/// names is not there (404); that it does not fit the present state (409); and 422, since that it is refused, with the
+/// field and the rule, is what the document says of each operation, and what a cursor has to be for instance no schema
+/// says. Both tenants' keys may do everything, and as often as they like, so 401, 403 and 429 are none of it; no 5xx is.
 const SETTINGS: &str = r#"
 [auth.wfc]
 path = "tenants.json"
 peers = ["one", "other"]
 
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", "3xx", "401", "402", "403", "404", "409", "422", "429", "502", "504"]
+expected-statuses = ["2xx", "402", "404", "409", "422"]
 "#;
 
 async fn prove(run: Run) -> anyhow::Result<Findings> {
     let place = Place::new(&run, 1, &[]).await?;
     let (one, other) = (place.organization("test").await?, place.organization("test").await?);
-    let mut findings = Findings::default();
+    let mut findings = run.findings();
     if run.planted.is_none() {
         // What is planted is for the tool to find.
         run.doing.now("each operation succeeds");
@@ -65,22 +70,46 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     std::fs::write(folder.join("tenants.json"), tenants.to_string())?;
     let address = place.address(0).context("a server runs")?;
     let seconds = if run.planted.is_some() { 45 } else { run.amount(100, 3_600) };
-    let before = succeeded(&address).await?;
+    let document = Caller::new(&one.key).ask(&address, &Ask::get("/v1/openapi.json")).await?.json();
+    let before = answered(&address).await?;
     let said = ask(&tool, &folder, &address, &run, seconds).await?;
     let report = std::fs::read_to_string(folder.join("report.json"))
         .with_context(|| format!("schemathesis has written no report: {said}"))?;
     judge(&serde_json::from_str(&report)?, &said, &mut findings);
-    let more = succeeded(&address).await?;
-    let more = more.iter().filter(|(operation, times)| before.get(*operation) < Some(*times));
-    findings.did("operations that have succeeded for the tool", more.count() as u64);
+    let after = answered(&address).await?;
+    let times = |counts: &BTreeMap<String, Answered>, operation: &str| {
+        counts.get(operation).copied().unwrap_or_default()
+    };
+    let mut succeeded_for_it = 0;
+    for operation in valid::operations_of(&document)? {
+        let (before, after) = (times(&before, &operation), times(&after, &operation));
+        succeeded_for_it += u64::from(after.success > before.success);
+        if run.planted.is_none() {
+            findings.claim(after.all > before.all, || format!("the tool has not asked {operation}"));
+        }
+    }
+    findings.did("operations that have succeeded for the tool", succeeded_for_it);
+    if run.planted.is_none() {
+        findings.claim(succeeded_for_it >= SUCCEEDED, || {
+            format!("{succeeded_for_it} operations have succeeded for the tool, of {SUCCEEDED} at least")
+        });
+    }
     place.stop().await?;
     Ok(findings)
 }
 
-/// How often each operation has been answered with a success, as the server counts.
-async fn succeeded(address: &str) -> anyhow::Result<BTreeMap<String, u64>> {
+/// How often an operation was answered.
+#[derive(Debug, Clone, Copy, Default)]
+struct Answered {
+    all: u64,
+    /// With a 2xx.
+    success: u64,
+}
+
+/// How often each operation has been answered, as the server counts.
+async fn answered(address: &str) -> anyhow::Result<BTreeMap<String, Answered>> {
     let counted = Caller::new("").ask(address, &Ask::get("/metrics")).await?.text;
-    let mut succeeded: BTreeMap<String, u64> = BTreeMap::new();
+    let mut answered: BTreeMap<String, Answered> = BTreeMap::new();
     for line in counted.lines().filter(|line| line.starts_with("theazo_http_requests_total{")) {
         let label =
             |name: &str| line.split_once(&format!("{name}=\"")).and_then(|(_, rest)| rest.split_once('"'));
@@ -89,12 +118,13 @@ async fn succeeded(address: &str) -> anyhow::Result<BTreeMap<String, u64>> {
         else {
             continue;
         };
-        if status.starts_with('2') {
-            let times = line.rsplit_once(' ').and_then(|(_, times)| times.parse::<u64>().ok());
-            *succeeded.entry(format!("{method} {route}")).or_default() += times.unwrap_or_default();
-        }
+        let times =
+            line.rsplit_once(' ').and_then(|(_, times)| times.parse::<u64>().ok()).unwrap_or_default();
+        let counts = answered.entry(format!("{method} {route}")).or_default();
+        counts.all += times;
+        counts.success += if status.starts_with('2') { times } else { 0 };
     }
-    Ok(succeeded)
+    Ok(answered)
 }
 
 /// Lets the tool ask for so many seconds, and gives what it said.
@@ -136,7 +166,7 @@ fn judge(report: &Value, said: &str, findings: &mut Findings) {
 
 /// The tool, installed beside the programs where it is not there yet.
 async fn tool(run: &Run) -> anyhow::Result<PathBuf> {
-    let folder = run.programs.server.parent().context("the program is in a folder")?.join("schemathesis");
+    let folder = run.programs.tools.join(REQUIREMENT);
     let tool = folder.join("bin/schemathesis");
     if tool.exists() {
         return Ok(tool);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::schema;
+use crate::again::decided;
 use crate::client::{Ask, Caller};
 use crate::place::{Place, Tenant};
 use crate::prove::Findings;
@@ -23,6 +24,8 @@ struct Valid<'a> {
     caller: Caller,
     document: Value,
     findings: &'a mut Findings,
+    /// Requests so far: each has an idempotency key of its own, where it is a write.
+    asked: u64,
     /// The operations that have succeeded.
     succeeded: BTreeSet<String>,
     /// What stands in paths and bodies, by its name there.
@@ -33,9 +36,9 @@ struct Valid<'a> {
 pub(super) async fn prove(place: &Place, tenant: &Tenant, findings: &mut Findings) -> anyhow::Result<()> {
     let address = place.address(0).context("a server runs")?;
     let mut caller = Caller::new(&tenant.key);
-    let document = caller.ask(&address, &Ask::get("/v1/openapi.json")).await?.json();
+    let document = decided(&mut caller, &address, &Ask::get("/v1/openapi.json")).await?.json();
     let (succeeded, known) = (BTreeSet::new(), BTreeMap::new());
-    let mut valid = Valid { address, caller, document, findings, succeeded, known };
+    let mut valid = Valid { address, caller, document, findings, asked: 0, succeeded, known };
     valid.live().await?;
     valid.read().await?;
     valid.end().await?;
@@ -83,8 +86,12 @@ impl Valid<'_> {
         let kind = ["session", "agent-definition", "agent", "task"];
         let kind = kind.into_iter().find(|kind| path.starts_with(&format!("/v1/{kind}s/")));
         let id = kind.and_then(|kind| self.known.get(kind)).cloned().unwrap_or_default();
-        let ask = Ask::new(method, format!("{}{query}", filled.replace("{id}", &id)), body);
-        let answer = self.caller.ask(&self.address, &ask).await?;
+        let mut ask = Ask::new(method, format!("{}{query}", filled.replace("{id}", &id)), body);
+        self.asked += 1;
+        if method != "GET" {
+            ask = ask.once(format!("valid-{}", self.asked));
+        }
+        let answer = decided(&mut self.caller, &self.address, &ask).await?;
         let described = &self.document["paths"][path][method.to_lowercase()];
         let what = || format!("{method} {}: {} {}", ask.path, answer.status, answer.text);
         let body = answer.json();

@@ -8,10 +8,10 @@ use super::Round;
 use crate::ledger::{Entry, Outcome};
 
 /// What an operator has made with the organization, before anybody asked for anything.
-const OF_THE_OPERATOR: [&str; 2] = ["organization.created", "key.created"];
+const OF_THE_OPERATOR: [&str; 3] = ["organization.created", "rates.imported", "key.created"];
 
 /// What the server does by itself: the work of agents, and what becomes of their sandboxes.
-const OF_THE_SERVER: [&str; 17] = [
+const OF_THE_SERVER: [&str; 18] = [
     "agent.provisioned",
     "agent.paused",
     "agent.suspended",
@@ -23,6 +23,7 @@ const OF_THE_SERVER: [&str; 17] = [
     "model.call_settled",
     "model.call_released",
     "model.call_lost",
+    "model.call_reconciled",
     "tool.started",
     "tool.finished",
     "compute.started",
@@ -51,6 +52,8 @@ struct Event {
     /// Its subjects, and the name that it gives.
     about: Vec<String>,
     actor: String,
+    /// The call, the call of a tool, the task and the agent that it names.
+    names: [Option<String>; 4],
 }
 
 impl Round<'_> {
@@ -82,15 +85,26 @@ impl Round<'_> {
         // The account is read first: what is written into it later may or may not have happened by now.
         let entries = self.ledger.read()?;
         let sql = "select e.position, e.type, e.subjects, e.data->>'name', e.metadata->>'actor',
-                          e.metadata->>'idempotencyKey'
+                          e.metadata->>'idempotencyKey', e.data->>'callId', e.data->>'toolCallId', e.data->>'taskId',
+                          e.data->'place'->>'agentId'
                    from events e join tenants t using (tenant_id) where t.organization_id = $1
                    order by t.mode, e.position";
         let mut wrong = vec![];
         let mut asked: BTreeMap<String, Vec<Event>> = BTreeMap::new();
+        let mut ended: BTreeMap<(&'static str, String), i64> = BTreeMap::new();
         for row in self.place.superuser().await?.query(sql, &[&self.tenant.organization]).await? {
             let (mut about, name): (Vec<String>, Option<String>) = (row.get(2), row.get(3));
             about.extend(name);
-            let event = Event { position: row.get(0), kind: row.get(1), about, actor: row.get(4) };
+            let names = [row.get(6), row.get(7), row.get(8), row.get(9)];
+            let event = Event { position: row.get(0), kind: row.get(1), about, actor: row.get(4), names };
+            if let Some(step) = step(&event)
+                && let Some(before) = ended.insert(step, event.position)
+            {
+                wrong.push(format!(
+                    "{} happened twice, at {before} before",
+                    told(std::slice::from_ref(&event))
+                ));
+            }
             if let Some(key) = row.get(5) {
                 asked.entry(key).or_default().push(event);
             } else {
@@ -105,6 +119,26 @@ impl Round<'_> {
         }
         Ok(wrong)
     }
+}
+
+/// The step that an event is, of a life in which each comes once: a call and a task end in one way, a tool that is called is
+/// called once.
+fn step(Event { kind, names: [call, tool_call, task, agent], .. }: &Event) -> Option<(&'static str, String)> {
+    let (step, of) = match &**kind {
+        "model.call_opened" => ("a call's start", call),
+        "model.call_settled" | "model.call_released" | "model.call_lost" => ("a call's end", call),
+        "model.call_reconciled" => ("a call's answer behind its end", call),
+        "tool.started" => ("a tool's start", tool_call),
+        "tool.finished" => ("a tool's end", tool_call),
+        "task.created" => ("a task's start", task),
+        "task.completed" | "task.failed" | "task.cancelled" => ("a task's end", task),
+        "agent.created" => ("an agent's start", agent),
+        "agent.provisioned" => ("a sandbox's start", agent),
+        "agent.terminated" | "agent.failed" => ("an agent's end", agent),
+        "agent.released" => ("a sandbox's end", agent),
+        _ => return None,
+    };
+    Some((step, of.clone()?))
 }
 
 /// What is wrong with an event that no request with a key has made happen: each of the client's has one, so that it
@@ -153,7 +187,8 @@ mod tests {
 
     fn event(kind: &str, about: &[&str], actor: &str) -> Event {
         let about = about.iter().map(|id| (*id).to_owned()).collect();
-        Event { position: 7, kind: kind.to_owned(), about, actor: actor.to_owned() }
+        let names = [Some("call_1".to_owned()), None, Some("task_1".to_owned()), None];
+        Event { position: 7, kind: kind.to_owned(), about, actor: actor.to_owned(), names }
     }
 
     fn entry(event: Option<&str>, outcome: Outcome) -> Entry {
@@ -190,5 +225,16 @@ mod tests {
         assert_eq!(unasked(&event("key.created", &[], "operator")), None);
         assert!(unasked(&event("session.paused", &[], "system")).is_some());
         assert!(unasked(&event("task.completed", &[], "key_1")).is_some());
+    }
+
+    #[test]
+    fn a_call_and_a_task_end_once_in_one_way() {
+        let step = |kind: &str| step(&event(kind, &[], "system"));
+        assert_eq!(step("model.call_settled"), step("model.call_lost"));
+        assert_eq!(step("task.completed"), step("task.cancelled"));
+        assert_ne!(step("model.call_opened"), step("model.call_settled"));
+        assert_ne!(step("model.call_lost"), step("model.call_reconciled"));
+        assert_eq!(step("tool.started"), None);
+        assert_eq!(step("compute.ticked"), None);
     }
 }

@@ -37,7 +37,7 @@ const UNTIL_HARMED: Duration = Duration::from_secs(30);
 
 async fn prove(run: Run) -> anyhow::Result<Findings> {
     let place = Place::new(&run, SERVERS, &[]).await?;
-    let mut findings = Findings::default();
+    let mut findings = run.findings();
     let mut random = run.random(1);
     let (kills, acknowledged) = (run.amount(12, 1_000), run.amount(3_000, 1_000_000));
     // So that the load has been carried when the last kill has come.
@@ -112,7 +112,7 @@ impl Round<'_> {
         findings.did("unknown, settled by the first retry that could be answered", count(unknown));
         let undecided = count(undecided);
         findings.claim(undecided == 0, || {
-            format!("{undecided} requests met no kill, and were not decided all the same")
+            format!("{undecided} requests met no kill, and what was unknown was not decided all the same")
         });
         Ok(findings)
     }

@@ -10,6 +10,8 @@ use super::Desk;
 use super::account::{Account, Line};
 use super::harm::Outages;
 use super::money::UNITS;
+use super::spans::Piece;
+use crate::again::decided;
 use crate::client::{Ask, Caller};
 use crate::prove::Findings;
 
@@ -50,11 +52,32 @@ pub(super) fn rows(csv: &str) -> anyhow::Result<Vec<BTreeMap<&str, &str>>> {
     named.collect()
 }
 
+/// What was charged of one agent's sandbox.
+#[derive(Debug, Clone, Default)]
+struct Metered {
+    ms: Decimal,
+    /// The same, piece by piece.
+    pieces: Vec<Piece>,
+    gb_hours: Decimal,
+}
+
+impl Metered {
+    fn take(&mut self, entry: &Entry) {
+        if entry.category == "storage" {
+            self.gb_hours += entry.quantity;
+            return;
+        }
+        self.ms += entry.quantity;
+        let ms = i64::try_from(entry.quantity).unwrap_or_default();
+        self.pieces.push(Piece { until: entry.at.millis(), ms });
+    }
+}
+
 /// An export of a period.
 pub(super) async fn export(desk: Desk<'_>, query: &str) -> anyhow::Result<String> {
     let address = desk.place.address(0).context("a server runs")?;
-    let answer =
-        Caller::new(&desk.tenant.key).ask(&address, &Ask::get(format!("/v1/billing/export?{query}"))).await?;
+    let ask = Ask::get(format!("/v1/billing/export?{query}"));
+    let answer = decided(&mut Caller::new(&desk.tenant.key), &address, &ask).await?;
     anyhow::ensure!(answer.status == 200, "an export: {} {}", answer.status, answer.text);
     Ok(answer.text)
 }
@@ -93,7 +116,7 @@ impl Books {
         }
         let mut usage: BTreeMap<&str, Vec<Line>> = BTreeMap::new();
         let mut rated: BTreeMap<(&str, usize), (Decimal, Decimal)> = BTreeMap::new();
-        let mut metered: BTreeMap<&str, [Decimal; 2]> = BTreeMap::new();
+        let mut metered: BTreeMap<&str, Metered> = BTreeMap::new();
         for entry in &self.entries {
             let Some(agent) = account.agents.get(&entry.agent) else {
                 findings.violation(format!("nobody's agent was charged: {entry:?}"));
@@ -128,8 +151,7 @@ impl Books {
                     let cost = card.map(|prices| prices.other(&entry.category, entry.quantity));
                     let near = cost.is_some_and(|cost| (cost - entry.cost).abs() <= Decimal::new(1, 12));
                     findings.claim(near, || format!("it must cost {cost:?}: {entry:?}"));
-                    let sums = metered.entry(&entry.agent).or_default();
-                    sums[usize::from(entry.category == "storage")] += entry.quantity;
+                    metered.entry(&entry.agent).or_default().take(entry);
                 }
                 _ => findings.violation(format!("nobody has used that: {entry:?}")),
             }
@@ -180,7 +202,7 @@ fn rated_once(
 
 /// Each sandbox was charged for as long as it was there, and for what it kept.
 fn measured(
-    metered: &BTreeMap<&str, [Decimal; 2]>,
+    metered: &BTreeMap<&str, Metered>,
     account: &Account,
     outages: &Outages,
     findings: &mut Findings,
@@ -188,15 +210,17 @@ fn measured(
     // Each charge of storage is rounded to twelve places.
     let near = Decimal::new(1, 10);
     for (id, agent) in &account.agents {
-        let [ms, gb_hours] = metered.get(&**id).copied().unwrap_or_default();
+        let Metered { ms, pieces, gb_hours } = metered.get(&**id).cloned().unwrap_or_default();
         findings.claim(!agent.spans.has_lost_file, || format!("{id} has lost its file"));
-        let (least, most) = agent.spans.compute_ms(outages);
+        let (least, most) = agent.spans.compute_ms(&pieces, outages);
         let right = (Decimal::from(least)..=Decimal::from(most)).contains(&ms);
-        findings.claim(right, || format!("{id} has lived {least} to {most} ms, and {ms} were charged"));
-        let (least, most) = agent.spans.gb_hours(outages);
+        findings.claim(right, || {
+            format!("{id} has lived {least} to {most} ms, and {ms} of compute were charged")
+        });
+        let (least, most) = agent.spans.gb_hours(&pieces, outages);
         let right = least - near <= gb_hours && gb_hours <= most + near;
         findings.claim(right, || {
-            format!("{id} has kept {least} to {most} GB for hours, and {gb_hours} were charged")
+            format!("{id} has kept {least} to {most} GB for hours, and {gb_hours} of storage were charged")
         });
         findings.did("agents that must be charged for what they keep", u64::from(least > near));
     }

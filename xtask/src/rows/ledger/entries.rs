@@ -14,7 +14,7 @@ use super::text;
 use crate::prove::Findings;
 
 /// Rows that are read page by page at most.
-pub(super) const READ_ONE_BY_ONE: usize = 1_500;
+pub(super) const READ_ONE_BY_ONE: usize = 3_000;
 
 /// What can be asked for: how it is named, and where it stands.
 type Filter = (&'static str, fn(&Entry) -> &str);

@@ -1,33 +1,31 @@
 //! What the client writes down as it goes: each operation before it is asked for, and what came of it after.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::Desk;
 use crate::client::Ask;
-use crate::prove::Findings;
+use crate::ledger::Account;
+use crate::prove::{Findings, Run};
 
-/// A file of lines, each of which is written when it becomes known.
-pub(super) struct Journal {
-    path: PathBuf,
-    file: Mutex<File>,
-}
+/// Its lines, each of which is written when it becomes known.
+pub(super) struct Journal(Account);
 
 impl Journal {
-    pub(super) fn new(path: PathBuf) -> anyhow::Result<Self> {
-        let file = Mutex::new(File::create(&path)?);
-        Ok(Self { path, file })
+    /// Of the round of this number.
+    pub(super) fn new(run: &Run, number: u64) -> anyhow::Result<Self> {
+        Ok(Self(Account::new(run, &format!("ledger-{number}"))?))
     }
 
     pub(super) fn write(&self, line: &Value) -> anyhow::Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(file.write_all(format!("{line}\n").as_bytes())?)
+        self.0.write(line)
+    }
+
+    /// Everything was as it says.
+    pub(super) fn discard(&self) {
+        self.0.discard();
     }
 
     /// This is about to be asked for. Nobody knows what comes of it.
@@ -50,7 +48,7 @@ impl Journal {
         desk: Desk<'_>,
         findings: &mut Findings,
     ) -> anyhow::Result<()> {
-        let written = written(&self.path)?;
+        let written = written(self.0.lines()?)?;
         let sql = "select e.metadata->>'idempotencyKey', e.type, count(*)
                    from events e join tenants t using (tenant_id)
                    where t.organization_id = $1 and e.metadata->>'idempotencyKey' is not null group by 1, 2";
@@ -72,10 +70,12 @@ impl Journal {
 }
 
 /// Each operation of a file, by its idempotency key: its path, and whether it was acknowledged.
-fn written(path: &Path) -> anyhow::Result<BTreeMap<String, (String, bool)>> {
+fn written(
+    lines: impl Iterator<Item = anyhow::Result<Value>>,
+) -> anyhow::Result<BTreeMap<String, (String, bool)>> {
     let mut all: BTreeMap<String, (String, bool)> = BTreeMap::new();
-    for line in std::fs::read_to_string(path)?.lines() {
-        let line: Value = serde_json::from_str(line)?;
+    for line in lines {
+        let line = line?;
         if let Some(key) = line["intent"].as_str() {
             let path = line["path"].as_str().unwrap_or_default().to_owned();
             let twice = all.insert(key.to_owned(), (path, false));

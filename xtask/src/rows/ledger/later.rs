@@ -23,6 +23,7 @@ pub(super) async fn import(desk: Desk<'_>, card: &mut Value) -> anyhow::Result<(
         "cacheWrite": "0.9", "source": "https://example.com/prices", "date": "2026-11-24",
     });
     card["models"].as_array_mut().context("models of a card")?.push(model);
+    desk.journal.write(&json!({ "imported": card }))?;
     let path = desk.place.directory().join("card.json");
     tokio::fs::write(&path, card.to_string()).await?;
     let imported = desk.command(&["rates", "import", &path.display().to_string()]).await?;
@@ -42,7 +43,7 @@ pub(super) async fn reconcile(
         if account.lost.contains_key(&id) {
             continue;
         }
-        findings.did("calls that a kill met", 1);
+        findings.did("calls that were lost", 1);
         let Some(agent) = account.agents.get(&agent).cloned() else {
             findings.violation(format!("a call of nobody's agent is unconfirmed: {call}"));
             continue;

@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use crate::eprint;
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
@@ -54,11 +55,16 @@ const SERVERS: usize = 2;
 const CHARGES_A_LOG: u64 = 100_000;
 /// The model that has no price until the second half.
 const UNPRICED: &str = "house-model-1";
+/// Of so many answers of models one breaks off.
+const ANSWERS_A_BREAK: u32 = 25;
 /// How long a request is repeated, and a run waited for: far longer than it takes to take up what a server has left.
 const GIVE_UP: Duration = Duration::from_secs(100);
+/// How long the charges of one half may take, and the kills that are spread over them: far longer than on a slow machine. A
+/// half ends when there are enough, however slowly they come; what has stopped is met by the deadline of its request or run.
+const HALF: Duration = Duration::from_secs(3_600);
 
 async fn prove(run: Run) -> anyhow::Result<Findings> {
-    let mut findings = Findings::default();
+    let mut findings = run.findings();
     let charges = run.amount(6_000, 1_000_000);
     let mut number = 0;
     while findings.done < charges && !findings.is_red() {
@@ -76,22 +82,56 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
 
 /// One organization's life, from its first charge to its books.
 async fn round(run: &Run, (number, charges): (u64, u64), findings: &mut Findings) -> anyhow::Result<()> {
-    // One folder for both servers, so that either can let go of what the other has made.
-    let folder = std::env::temp_dir().join(format!("theazo-proof-ledger-{:x}", fastrand::u64(..)));
-    std::fs::create_dir_all(&folder)?;
-    let outcome = life(run, &folder, (number, charges), findings).await;
-    let _ = std::fs::remove_dir_all(&folder);
-    outcome
+    let (evidence, journal) = (Evidence::new(run)?, Arc::new(Journal::new(run, number)?));
+    life(run, (&evidence.folder, &journal), (number, charges), findings).await?;
+    if !findings.is_red() {
+        journal.discard();
+        evidence.discard();
+    }
+    Ok(())
+}
+
+/// The folder of a round: what both servers have in their sandboxes, so that either can let go of
+/// what the other has made. It is kept where a claim did not hold, or the round did not come to its end.
+struct Evidence {
+    folder: PathBuf,
+    is_kept: bool,
+}
+
+impl Evidence {
+    /// A new one. With a bug planted it is of no use to anybody afterwards.
+    fn new(run: &Run) -> anyhow::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("theazo-proof-ledger-{:x}", fastrand::u64(..)));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self { folder, is_kept: run.planted.is_none() })
+    }
+
+    /// Everything was as it says, so nobody needs it any more.
+    fn discard(mut self) {
+        self.is_kept = false;
+    }
+}
+
+impl Drop for Evidence {
+    fn drop(&mut self) {
+        if self.is_kept {
+            let folder = self.folder.display();
+            eprint(&format!("the agents' files are kept in {folder}"));
+        } else {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
 }
 
 async fn life(
     run: &Run,
-    folder: &Path,
+    (folder, journal): (&Path, &Arc<Journal>),
     (number, charges): (u64, u64),
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
-    let journal = Arc::new(Journal::new(folder.join("account.jsonl"))?);
-    let vendor = Vendor::new(run.random(1_000 + number), Arc::clone(&journal)).await;
+    // With a bug planted, nothing but that may be to blame.
+    let breaks = run.planted.is_none().then_some(ANSWERS_A_BREAK);
+    let vendor = Vendor::new(run.random(1_000 + number), Arc::clone(journal), breaks).await;
     let sandboxes = folder.join("sandboxes");
     let environment = [
         ("ANTHROPIC_BASE_URL", &*vendor.server.anthropic_url()),
@@ -102,9 +142,9 @@ async fn life(
     ];
     let place = Place::new(run, SERVERS, &environment).await?;
     let tenant = place.organization("live").await?;
-    let desk = Desk { place: &place, tenant: &tenant, journal: &journal, sandboxes: &sandboxes };
+    let desk = Desk { place: &place, tenant: &tenant, journal, sandboxes: &sandboxes };
     let round = Round { run, number, desk, vendor: &vendor, outages: Outages::default() };
-    let mut account = Account::new(Arc::clone(&journal));
+    let mut account = Account::new(Arc::clone(journal));
     round.charge(charges, &mut account, findings).await?;
     for refused in vendor.server.refused() {
         findings.violation(format!("the model's vendor refused a request: {refused}"));
@@ -160,6 +200,7 @@ impl<'a> Round<'a> {
             account.take(self.half(half, (charges / 2, kills), findings).await?, self.vendor);
             self.desk.is_quiet(&old).await?;
             let mut customer = self.customer(&format!("later.{half}"), 60 + half);
+            calls::answered_late(self.desk, self.vendor, account, findings).await?;
             later::reconcile(&mut customer, account, findings).await?;
             later::adjust(&mut customer, account, findings).await?;
         }
@@ -178,7 +219,7 @@ impl<'a> Round<'a> {
         findings: &mut Findings,
     ) -> anyhow::Result<Vec<Session>> {
         let (desk, vendor, from) = (self.desk, self.vendor, self.vendor.charges());
-        let (enough, limit) = (from + charges, Instant::now() + run_limit(self.run));
+        let (enough, limit) = (from + charges, Instant::now() + HALF);
         let lives = Lives { desk, vendor, half, enough, limit };
         let random = self.run.random(self.number * 100 + half);
         let over = AtomicBool::new(false);
@@ -200,11 +241,6 @@ impl<'a> Round<'a> {
     }
 }
 
-/// How long agents may live in one half: they end earlier, once there are enough charges.
-fn run_limit(run: &Run) -> Duration {
-    Duration::from_secs(run.amount(45, 1_200))
-}
-
 /// How old agents are at least that live all the round: in the full budget they are measured some times in any case.
 fn run_age(run: &Run) -> Duration {
     Duration::from_secs(run.amount(50, 200))
@@ -217,6 +253,7 @@ fn enough(rounds: u64, periods: u64, findings: &mut Findings) {
         ("periods with some, whose entries were read", rounds * periods / 4),
         ("lists of entries that were asked for by whose they are", rounds * periods / 2),
         ("agents that must be charged for what they keep", rounds * 3),
+        ("calls at what their vendor told of them", rounds * 3),
     ];
     let missing: Vec<_> = seen.into_iter().filter(|(what, least)| work(what) < *least).collect();
     findings.claim(missing.is_empty(), || format!("too little was looked at: {missing:?}"));

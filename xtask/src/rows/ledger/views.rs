@@ -69,7 +69,7 @@ pub(super) async fn agree(
 ) -> anyhow::Result<()> {
     whole(customer, account, findings).await?;
     for number in 0..usize::try_from(periods)? {
-        let (period, bounds) = period(books, number % 3 == 0, &mut customer.random);
+        let (period, bounds) = period(books, number, &mut customer.random);
         let expected = Expected::of(books, account, bounds);
         let exported = customer.random.u8(..4) == 0;
         let views = Views { customer, period: period.clone(), expected, findings };
@@ -90,8 +90,8 @@ fn moment(near: Timestamp, random: &mut fastrand::Rng) -> i64 {
         1 => millis + 1,
         2 => millis / 1_000 * 1_000,
         3 => millis / 1_000 * 1_000 + 1_000,
-        4 => millis / 60_000 * 60_000 + random.i64(-1..2),
-        5 => millis / 3_600_000 * 3_600_000 + random.i64(-1..2) * 1_000,
+        4 => (millis / 60_000 + random.i64(0..2)) * 60_000 + random.i64(-1..2),
+        5 => (millis / 3_600_000 + random.i64(0..2)) * 3_600_000 + random.i64(-1..2) * 1_000,
         6 => near.day().start().millis(),
         7 => near.day().month_start().start().millis() + random.i64(-1..2),
         8 => millis - random.i64(0..40 * DAY_MS),
@@ -102,13 +102,40 @@ fn moment(near: Timestamp, random: &mut fastrand::Rng) -> i64 {
 /// Two moments between which there are some charges, and not too many to be read one by one.
 fn near_together(books: &Books, random: &mut fastrand::Rng) -> (i64, i64) {
     let first = random.usize(..books.entries.len());
-    let last = (first + random.usize(..entries::READ_ONE_BY_ONE / 3)).min(books.entries.len() - 1);
-    let [first, last] = [first, last].map(|index| books.entries[index].at.millis());
-    (first, last + random.i64(0..1_000))
+    let mut last = (first + random.usize(..entries::READ_ONE_BY_ONE / 3)).min(books.entries.len() - 1);
+    let beyond = random.i64(0..1_000);
+    loop {
+        let [from, until] = [first, last].map(|index| books.entries[index].at.millis());
+        let (from, until) = (from, until + beyond);
+        let (since, before) = whole_seconds(from, until);
+        let inside = |entry: &&Entry| (since..before).contains(&entry.at.millis());
+        // On a fast machine much happens within the seconds that a period is rounded to.
+        if last == first || books.entries.iter().filter(inside).count() <= entries::READ_ONE_BY_ONE {
+            return (from, until);
+        }
+        last = first + (last - first) / 2;
+    }
 }
 
-/// A period as it is asked for, and from when until when that is. No period ends in the future, where others may charge.
-fn period(books: &Books, narrow: bool, random: &mut fastrand::Rng) -> (String, (i64, i64)) {
+/// From when until when a period is that is asked for in fractions: each counts as the second that it lies in.
+const fn whole_seconds(from: i64, until: i64) -> (i64, i64) {
+    (from.div_euclid(1_000) * 1_000, (until + 999).div_euclid(1_000) * 1_000)
+}
+
+/// The days from the one of a moment to the one of another: dates, the last of which is included.
+fn days(from: i64, until: i64) -> (String, (i64, i64)) {
+    let [first, last] = [from, until].map(|millis| Timestamp::from_millis(millis).day());
+    let bounds = (first.start().millis(), last.next().start().millis());
+    (format!("from={first}&until={last}"), bounds)
+}
+
+/// The period of this number as it is asked for, and from when until when that is.
+fn period(books: &Books, number: usize, random: &mut fastrand::Rng) -> (String, (i64, i64)) {
+    if let (0, Some(first), Some(last)) = (number, books.entries.first(), books.entries.last()) {
+        // What happened within some seconds lies inside few random periods, so one has all.
+        return days(first.at.millis(), last.at.millis());
+    }
+    let narrow = number.is_multiple_of(3);
     let mut moment = || moment(books.entries[random.usize(..books.entries.len())].at, random);
     let (mut from, mut until) = (moment(), moment());
     if narrow {
@@ -118,15 +145,10 @@ fn period(books: &Books, narrow: bool, random: &mut fastrand::Rng) -> (String, (
         (from, until) = (until, from);
     }
     if !narrow && random.u8(..8) == 0 {
-        // Dates, the last of which is included.
-        let [first, last] = [from, until].map(|millis| Timestamp::from_millis(millis).day());
-        let bounds = (first.start().millis(), last.next().start().millis());
-        return (format!("from={first}&until={last}"), bounds);
+        return days(from, until);
     }
     let [first, last] = [from, until].map(Timestamp::from_millis);
-    // A fraction counts as the second that it lies in.
-    let bounds = (from.div_euclid(1_000) * 1_000, (until + 999).div_euclid(1_000) * 1_000);
-    (format!("from={first}&until={last}"), bounds)
+    (format!("from={first}&until={last}"), whole_seconds(from, until))
 }
 
 /// All that there is: what the client knows besides.

@@ -1,5 +1,8 @@
 //! What is held for an agent's compute and its calls, and what they are charged, followed to the last place.
 
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
 use anyhow::Context;
 use rust_decimal::Decimal;
 
@@ -11,6 +14,9 @@ use super::walk::{MINUTE_MS, Walk};
 
 /// How long a reservation may stay open once its work is dead.
 pub(super) const RELEASED_MS: i64 = 60_000;
+/// The bytes by which a task or an answer with what its tool gave makes the next request longer, at most, besides the
+/// task's text. Those of this proof's take some 300.
+const SAID: u64 = 1_000;
 
 /// An agent.
 pub(super) struct Agent {
@@ -25,6 +31,11 @@ pub(super) struct Agent {
     /// The text of its task, and how many turns of it were answered.
     pub(super) task: Option<(String, usize)>,
     pub(super) call: Option<Call>,
+    /// The bytes of its last request, and by how much the next may be longer.
+    request: Option<u64>,
+    said: u64,
+    /// Calls that were given up: what they may have cost, and the text of their task.
+    lost: BTreeMap<String, (Decimal, String)>,
 }
 
 /// A call that is open.
@@ -35,6 +46,18 @@ pub(super) struct Call {
     task: String,
     /// When its server or its agent was found to be dead, by the machine's clock.
     pub(super) died_at: Option<i64>,
+}
+
+impl Agent {
+    /// How many bytes a request may have that the vendor never saw: it follows the agent's last. Of its first it is known that
+    /// requests begin alike.
+    pub(super) fn unsent(&self, task: &str, longest: u64) -> RangeInclusive<u64> {
+        follows(self.request, self.said, task, longest)
+    }
+}
+
+fn follows(request: Option<u64>, said: u64, task: &str, longest: u64) -> RangeInclusive<u64> {
+    task.len() as u64..=request.unwrap_or(longest) + said
 }
 
 impl Walk<'_> {
@@ -57,6 +80,9 @@ impl Walk<'_> {
                 pauses: false,
                 task: None,
                 call: None,
+                request: None,
+                said: 0,
+                lost: BTreeMap::new(),
             };
             self.agents.insert(whose.agent.clone(), agent);
             self.sessions.entry(whose.session.clone()).or_default().agents.insert(whose.agent.clone());
@@ -69,6 +95,7 @@ impl Walk<'_> {
         match &*entry.kind {
             "task.created" => {
                 let text = asked.map(|asked| text(&asked.wish, "task")).transpose()?;
+                agent.said += text.as_ref().map_or(0, String::len) as u64 + SAID;
                 agent.task = text.map(|text| (text, 0));
             }
             "agent.pause_requested" | "agent.paused" => agent.pauses = true,
@@ -152,28 +179,52 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A call to a model begins or ends.
+    /// A call to a model begins: what is held is its worst case, and its request is what the vendor was sent.
+    fn call_opened(&mut self, entry: &Entry, whose: &Whose, booking: &Booking) -> anyhow::Result<()> {
+        let agent = self.agents.get_mut(&whose.agent).context("its agent was created")?;
+        let (id, position) = (text(&entry.data, "callId")?, entry.position);
+        let findings = &mut *self.findings;
+        let (task, turn) = agent.task.clone().context("a call without a task")?;
+        let bytes = entry.data["worstCase"]["input"].as_u64().unwrap_or_default();
+        let worst = agent.model.worst(bytes, agent.max_tokens);
+        findings.claim(booking.reserved == worst, || {
+            format!("position {position}: {} are held of a worst case of {worst}", booking.reserved)
+        });
+        match self.known.lengths.get(&(task.clone(), turn)) {
+            Some(sent) => findings.claim(sent.contains(&bytes), || {
+                format!("position {position}: {bytes} bytes of input, and {sent:?} were sent")
+            }),
+            None => {
+                let may = agent.unsent(&task, self.known.longest);
+                findings.claim(may.contains(&bytes), || {
+                    format!("position {position}: {bytes} bytes of input, and it must be of {may:?}")
+                });
+            }
+        }
+        (agent.request, agent.said) = (Some(bytes), 0);
+        findings.claim(agent.call.is_none(), || format!("position {position}: two calls at once"));
+        agent.call = Some(Call { id, reserved: booking.reserved, task, died_at: None });
+        Ok(())
+    }
+
+    /// A call to a model begins, ends, or is reconciled.
     fn call(&mut self, entry: &Entry, whose: &Whose, booking: &Booking) -> anyhow::Result<()> {
         let agent = self.agents.get_mut(&whose.agent).context("its agent was created")?;
         let (id, position) = (text(&entry.data, "callId")?, entry.position);
         let findings = &mut *self.findings;
         if entry.is("model.call_opened") {
-            let (task, turn) = agent.task.clone().context("a call without a task")?;
-            let bytes = entry.data["worstCase"]["input"].as_u64().unwrap_or_default();
-            let worst = agent.model.worst(bytes, agent.max_tokens);
-            findings.claim(booking.reserved == worst, || {
-                format!("position {position}: {} are held of a worst case of {worst}", booking.reserved)
-            });
-            match self.known.lengths.get(&(task.clone(), turn)) {
-                Some(sent) => findings.claim(sent.contains(&bytes), || {
-                    format!("position {position}: {bytes} bytes of input, and {sent:?} were sent")
-                }),
-                None => findings.claim(bytes <= self.known.longest && bytes >= task.len() as u64, || {
-                    format!("position {position}: {bytes} bytes of input are more than any request has")
-                }),
-            }
-            findings.claim(agent.call.is_none(), || format!("position {position}: two calls at once"));
-            agent.call = Some(Call { id, reserved: booking.reserved, task, died_at: None });
+            return self.call_opened(entry, whose, booking);
+        }
+        if entry.is("model.call_reconciled") {
+            // Its answer came when it had been given up already.
+            let known = agent.lost.remove(&id);
+            let choice = known.as_ref().and_then(|(_, task)| Choice::of(task));
+            let used = choice.map_or(Decimal::ZERO, |choice| agent.model.cost(choice.input, choice.output));
+            let withdrawn: Decimal = booking.withdrawn.iter().map(|charge| charge.cost).sum();
+            let shown = (withdrawn, booking.of_model, booking.unconfirmed, booking.released);
+            let right = known.is_some_and(|(may, _)| shown == (may, used, Decimal::ZERO, Decimal::ZERO));
+            findings.claim(right, || format!("position {position}: {id} used {used}, and not {shown:?}"));
+            findings.did("lost calls whose answers came", 1);
             return Ok(());
         }
         let Some(call) = agent.call.take_if(|call| call.id == id) else {
@@ -198,8 +249,12 @@ impl Walk<'_> {
         if let Some((_, turn)) = agent.task.as_mut().filter(|(task, _)| settled && *task == call.task) {
             *turn += 1;
         }
+        agent.said += if settled { SAID } else { 0 };
         findings.did("calls", 1);
-        findings.did("calls lost", u64::from(entry.is("model.call_lost")));
+        if entry.is("model.call_lost") {
+            findings.did("calls lost", 1);
+            agent.lost.insert(call.id, (call.reserved, call.task));
+        }
         if let Some(died_at) = call.died_at {
             let after = self.known.clock.machine_at(entry.at) - died_at;
             let longest = findings.work.entry("ms until the slowest dead call was closed").or_default();
@@ -209,5 +264,20 @@ impl Walk<'_> {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seed 10948357398709129541: two refusals of one agent, whose last request had been the longest that was ever sent.
+    #[test]
+    fn the_request_behind_the_longest_that_was_sent_may_be_longer() {
+        let task = "Task 1-2-3-4 of 10 20 1 30";
+        let said = task.len() as u64 + SAID;
+        assert!(follows(Some(7_000), said, task, 7_000).contains(&7_300));
+        assert!(!follows(Some(700), said, task, 7_000).contains(&7_000), "it follows its agent's own");
+        assert!(follows(None, said, task, 7_000).contains(&500));
     }
 }

@@ -1,13 +1,12 @@
-//! What the client asked for and was answered, kept in a file of its own and by idempotency key.
+//! What the client asked for and was answered, kept in an account of its own and by idempotency key.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::ledger::Account;
 
 /// What can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -74,36 +73,37 @@ pub(super) struct Asked {
 }
 
 /// All of them.
-pub(super) struct Asks(Mutex<Inner>);
+pub(super) struct Asks<'a> {
+    account: &'a Account,
+    known: Mutex<Known>,
+}
 
-struct Inner {
-    file: BufWriter<File>,
+#[derive(Default)]
+struct Known {
     by_key: BTreeMap<String, Asked>,
     answers: usize,
 }
 
-impl Asks {
-    pub(super) fn new(path: &Path) -> anyhow::Result<Self> {
-        let file = BufWriter::new(File::create(path)?);
-        Ok(Self(Mutex::new(Inner { file, by_key: BTreeMap::new(), answers: 0 })))
+impl<'a> Asks<'a> {
+    pub(super) fn new(account: &'a Account) -> Self {
+        Self { account, known: Mutex::default() }
     }
 
-    /// Writes down what is known of a request now; what was known before stays in the file.
+    /// Writes down what is known of a request now.
     pub(super) fn write(&self, mut asked: Asked) -> anyhow::Result<()> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if asked.status != 0 {
-            inner.answers += 1;
-            asked.order = inner.answers;
+            known.answers += 1;
+            asked.order = known.answers;
         }
-        serde_json::to_writer(&mut inner.file, &asked)?;
-        inner.file.write_all(b"\n")?;
-        inner.by_key.insert(asked.key.clone(), asked);
+        self.account.write(&asked)?;
+        known.by_key.insert(asked.key.clone(), asked);
         Ok(())
     }
 
     /// All of them. None are left.
     pub(super) fn take(&self) -> BTreeMap<String, Asked> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut inner.by_key)
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut known.by_key)
     }
 }

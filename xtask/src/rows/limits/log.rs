@@ -39,6 +39,8 @@ pub(super) struct Booking {
     pub(super) released: Decimal,
     /// Settled and unconfirmed.
     pub(super) charges: Vec<Charge>,
+    /// Unconfirmed before, and not any more.
+    pub(super) withdrawn: Vec<Charge>,
     /// The sum of the settled ones for tokens, and of the unconfirmed ones.
     pub(super) of_model: Decimal,
     pub(super) unconfirmed: Decimal,
@@ -107,6 +109,9 @@ impl Entry {
         let amount = |name: &str| if told[name].is_null() { Ok(Decimal::ZERO) } else { decimal(&told[name]) };
         let mut booking =
             Booking { reserved: amount("reserved")?, released: amount("released")?, ..Booking::default() };
+        for told in told["withdrawn"].as_array().into_iter().flatten() {
+            booking.withdrawn.push(Charge { at: moment(&told["at"])?, cost: decimal(&told["cost"])? });
+        }
         for (name, settled) in [("charges", true), ("unconfirmed", false)] {
             for told in told[name].as_array().into_iter().flatten() {
                 let charge = Charge { at: moment(&told["at"])?, cost: decimal(&told["cost"])? };

@@ -24,6 +24,7 @@ enum Stood {
 }
 
 /// What work asks of a limit.
+#[derive(Debug)]
 enum Need {
     /// Something.
     Some,
@@ -88,10 +89,11 @@ impl Walk<'_> {
                 let model = agent.model;
                 let worst = |bytes: u64| model.worst(bytes, agent.max_tokens);
                 let sent = self.known.lengths.get(&task);
-                let (least, most) = match sent.and_then(|sent| Some((*sent.first()?, *sent.last()?))) {
-                    Some((least, most)) => (worst(least), worst(most)),
-                    None => (worst(task.0.len() as u64), worst(self.known.longest)),
+                let bytes = match sent.and_then(|sent| Some(*sent.first()?..=*sent.last()?)) {
+                    Some(sent) => sent,
+                    None => agent.unsent(&task.0, self.known.longest),
                 };
+                let (least, most) = (worst(*bytes.start()), worst(*bytes.end()));
                 self.judge(&pending, &Need::Call { least, most });
             }
             (None, Value::String(work)) if work == "run" => self.judge(&pending, &Need::Some),
@@ -140,24 +142,44 @@ impl Walk<'_> {
                         ((*least..=*most).contains(&requested), spent + reserved + *least <= limit.allowed)
                     }
                 };
-                self.findings.claim(asks, || format!("position {position}: nothing asks for {excess:?}"));
+                self.findings
+                    .claim(asks, || format!("position {position}: {need:?} does not ask for {excess:?}"));
                 // Of a call that was never sent, the length is known but nearly.
                 let fits = fits && spent + reserved + requested <= limit.allowed;
                 self.findings
                     .claim(!fits, || format!("position {position}: refused, and it fits: {excess:?}"));
             }
             Stood::Compute { minutes, compute_ms, held_ms } => {
-                let fits = compute_ms + held_ms < minutes * MINUTE_MS && excess.allowed == (*minutes).into();
+                let used = (*compute_ms, *held_ms);
+                self.figures_of_compute(pending, *minutes, used);
+                let fits = compute_ms + held_ms < minutes * MINUTE_MS;
                 self.findings.claim(!fits, || {
-                    format!("position {position}: refused at {compute_ms} and {held_ms} ms: {excess:?}")
+                    format!("position {position}: refused at {used:?} ms, and it fits: {excess:?}")
                 });
             }
         }
     }
 
+    /// What a refusal by the limit of compute says of it is so: in minutes, of which each six places are told.
+    fn figures_of_compute(&mut self, pending: &Pending, minutes: i64, used: (i64, i64)) {
+        let Pending { position, excess, .. } = pending;
+        let in_ms = |told: Decimal| (told * Decimal::from(MINUTE_MS)).round().try_into().unwrap_or(i64::MIN);
+        let told = (excess.allowed, (in_ms(excess.spent), in_ms(excess.reserved)));
+        let rest = (excess.requested, excess.period, excess.resets_at);
+        let right = told == (minutes.into(), used) && rest == (Decimal::ONE, None, None);
+        self.findings.claim(right, || {
+            format!(
+                "position {position}: refused on account of {excess:?}, and it is {minutes} and {used:?} ms"
+            )
+        });
+    }
+
     fn judge_session(&mut self, pending: &Pending) {
-        let used_up = match &pending.stood {
-            Stood::Compute { minutes, compute_ms, .. } => *compute_ms >= minutes * MINUTE_MS,
+        let used_up = match pending.stood {
+            Stood::Compute { minutes, compute_ms, held_ms } => {
+                self.figures_of_compute(pending, minutes, (compute_ms, held_ms));
+                compute_ms >= minutes * MINUTE_MS
+            }
             Stood::Cost(..) => false,
         };
         self.findings.claim(used_up, || {

@@ -70,6 +70,11 @@ impl Purse {
         *self.months.entry(month(charge.at)).or_default() += charge.cost;
     }
 
+    /// Something that may have been spent was not.
+    pub(super) fn withdraw(&mut self, charge: &Charge) {
+        self.charge(&Charge { at: charge.at, cost: -charge.cost });
+    }
+
     pub(super) fn spent(&self, period: Period, now: i64) -> Decimal {
         let sum = match period {
             Period::Session => Some(&self.total),

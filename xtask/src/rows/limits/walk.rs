@@ -228,7 +228,15 @@ impl<'a> Walk<'a> {
     /// Takes in what an event books, and holds it against all limits where it starts work.
     fn book(&mut self, entry: &Entry, whose: &Whose, booking: &Booking) {
         let session = self.sessions.entry(whose.session.clone()).or_default();
+        let past_minutes = |session: &Session| {
+            session.max_minutes.is_some_and(|minutes| session.compute_ms > minutes * MINUTE_MS)
+        };
+        let was_past = past_minutes(session);
         session.compute_ms += booking.compute_ms;
+        if !was_past && past_minutes(session) {
+            self.overruns += 1;
+            self.findings.did("sessions that used more compute than was held", 1);
+        }
         let user = self.users.entry(whose.user.clone()).or_default();
         let holds = !booking.reserved.is_zero();
         let begins = entry.is("task.created");
@@ -239,6 +247,7 @@ impl<'a> Walk<'a> {
             let was_past = purse.is_past(entry.at);
             purse.reserved += booking.reserved - booking.released;
             booking.charges.iter().for_each(|charge| purse.charge(charge));
+            booking.withdrawn.iter().for_each(|charge| purse.withdraw(charge));
             self.overruns += i64::from(!was_past && purse.is_past(entry.at));
             let Some(limit) = purse.limit.filter(|_| holds || begins) else { continue };
             limited = true;

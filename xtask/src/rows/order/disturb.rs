@@ -13,6 +13,9 @@ use crate::prove::{Findings, Run};
 
 /// How long somebody else's transaction stays open.
 const OPEN: Duration = Duration::from_secs(5);
+/// How long before that it is open already: what was on its way to a reader when it was opened has come by then, and shows
+/// nothing.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How long it is waited for an append that can be held up.
 const CAUGHT: Duration = Duration::from_secs(2);
 /// The backends of servers that have written to the log, and wait to keep the answers: the last that they do before they
@@ -71,7 +74,8 @@ impl Scene<'_> {
         let mut random = run.random(3);
         let mut client = self.place.superuser().await?;
         let other = self.place.superuser().await?;
-        while !self.over.load(Ordering::Relaxed) {
+        // The last writers are left alone: nobody else has anything to do by then.
+        while !self.is_enough() {
             let appended = self.appended.load(Ordering::Relaxed);
             run.doing.now(format!("{appended} appended, disturbed {:?}", self.disturbed.counts()));
             if random.u8(..4) == 0 {
@@ -84,7 +88,7 @@ impl Scene<'_> {
             let until = Instant::now() + CAUGHT;
             let caught = loop {
                 let caught = other.query(HELD_UP, &[]).await?;
-                if !caught.is_empty() || Instant::now() > until || self.over.load(Ordering::Relaxed) {
+                if !caught.is_empty() || Instant::now() > until || self.is_enough() {
                     break caught;
                 }
                 sleep(Duration::from_millis(2)).await;
@@ -109,11 +113,12 @@ impl Scene<'_> {
     }
 
     /// Keeps a transaction of another tenant open that has written to its log. Writers and readers of this one must go on
-    /// meanwhile: who does not is told.
+    /// meanwhile, until there is enough: who does not is told. From then on writers stop one after the other, and one of
+    /// them may be at its last write for long while nobody else moves.
     pub(super) async fn hold_another_open(&self, other: &Tenant) -> anyhow::Result<Vec<String>> {
         let mut client = self.place.superuser().await?;
         let mut stalled = vec![];
-        while !self.over.load(Ordering::Relaxed) {
+        while !self.is_enough() {
             let transaction = client.transaction().await?;
             let sql = "update heads h set position = position + 1 from tenants t
                        where t.tenant_id = h.tenant_id and t.organization_id = $1 and t.mode = 'live'
@@ -124,20 +129,13 @@ impl Scene<'_> {
                        from events where tenant_id = $1 and position = $2::bigint - 1";
             transaction.execute(sql, &[&tenant, &position]).await?;
             // It has a number of the database's own by now, as whoever waits for the oldest of them would know.
+            self.go_on(SETTLED).await;
             let began = self.standing();
-            let until = Instant::now() + OPEN;
-            while Instant::now() < until && !self.over.load(Ordering::Relaxed) {
-                sleep(Duration::from_millis(50)).await;
-            }
-            if !self.over.load(Ordering::Relaxed) {
-                for (number, (before, now)) in began.iter().zip(self.standing()).enumerate() {
-                    let who =
-                        READERS.get(number).map_or("the writers".to_owned(), |reader| format!("{reader:?}"));
-                    if now <= *before {
-                        stalled
-                            .push(format!("{who}: at {before} while another tenant's transaction was open"));
-                    }
-                }
+            self.go_on(OPEN).await;
+            let now = self.standing();
+            // Looked at behind the others: if there is not enough yet, there was not before.
+            if !self.is_enough() {
+                stalled.extend(stood_still(&began, &now));
                 self.disturbed.beside.fetch_add(1, Ordering::Relaxed);
             }
             transaction.rollback().await?;
@@ -146,9 +144,31 @@ impl Scene<'_> {
         Ok(stalled)
     }
 
-    /// Where the readers and, last, the writers stand.
-    fn standing(&self) -> Vec<u64> {
-        let all = self.stand.iter().chain([&self.appended]);
-        all.map(|stand| stand.load(Ordering::Relaxed)).collect()
+    /// Lets the others go on for so long, unless there is enough before.
+    async fn go_on(&self, long: Duration) {
+        let until = Instant::now() + long;
+        while Instant::now() < until && !self.is_enough() {
+            // Nobody tells when there is enough: it is looked at, and the window closes with it.
+            sleep(Duration::from_millis(50)).await;
+        }
     }
+
+    /// How many events the readers have been given and, last, the writers have appended.
+    fn standing(&self) -> Vec<u64> {
+        let all = self.given.iter().chain([&self.appended]);
+        all.map(|events| events.load(Ordering::Relaxed)).collect()
+    }
+}
+
+/// Who got no further between two looks.
+fn stood_still(began: &[u64], now: &[u64]) -> Vec<String> {
+    let mut stalled = vec![];
+    for (number, (before, now)) in began.iter().zip(now).enumerate() {
+        let who = READERS.get(number).map_or("the writers".to_owned(), |reader| format!("{reader:?}"));
+        if now <= before {
+            let what = format!("no further than {before} events");
+            stalled.push(format!("{who}: {what} while another tenant's transaction was open"));
+        }
+    }
+    stalled
 }

@@ -6,13 +6,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
 
-use crate::client::{Ask, Caller};
+use crate::again::Again;
+use crate::client::{Ask, Caller, DEADLINE};
 use crate::ledger::{Entry, Ledger, Outcome};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
@@ -32,8 +32,9 @@ pub(crate) const ROW: Row = Row {
 };
 
 const WRITERS: usize = 64;
-/// How long a write is repeated that was not decided.
-const GIVE_UP: Duration = Duration::from_secs(90);
+/// How a write is repeated that was not decided.
+const AGAIN: Again =
+    Again { each: DEADLINE, all: Duration::from_secs(90), rest: Duration::from_millis(20), unanswered: true };
 /// The event that each write makes happen.
 const CREATED: &str = "session.created";
 /// Who reads how, at which server.
@@ -47,8 +48,9 @@ struct Scene<'a> {
     appended: AtomicU64,
     unknown: AtomicU64,
     aim: u64,
-    /// Where each reader stands.
-    stand: [AtomicU64; READERS.len()],
+    /// How many events each reader has been given so far. Those of pages count as they come, also where a cut makes the
+    /// reader ask for them again.
+    given: [AtomicU64; READERS.len()],
     disturbed: Disturbed,
     over: AtomicBool,
 }
@@ -64,11 +66,11 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
         appended: AtomicU64::new(0),
         unknown: AtomicU64::new(0),
         aim: run.amount(10_500, 1_000_000),
-        stand: Default::default(),
+        given: Default::default(),
         disturbed: Disturbed::to_be(&run),
         over: AtomicBool::new(false),
     };
-    let mut findings = Findings::default();
+    let mut findings = run.findings();
     let writing = async {
         let writers = (0..WRITERS).map(async |writer| scene.or_over(scene.write(writer).await));
         let wrote = join_all(writers).await;
@@ -117,6 +119,7 @@ impl Scene<'_> {
         outcome
     }
 
+    /// Whether writers stop: from here on it stays so.
     fn is_enough(&self) -> bool {
         self.over.load(Ordering::Relaxed)
             || self.appended.load(Ordering::Relaxed) >= self.aim && self.disturbed.is_enough()
@@ -138,27 +141,13 @@ impl Scene<'_> {
                 self.ledger.write(&Entry { key, event, about, outcome, sent })
             };
             entry(Outcome::Unknown, vec![], 0)?;
-            let until = Instant::now() + GIVE_UP;
-            let mut sent = 1;
-            let id = loop {
-                let turn = writer + number + usize::from(sent > 1);
-                let address = self.place.address(turn).context("a server runs")?;
-                match caller.ask(&address, &ask).await {
-                    Ok(answer) if answer.status == 201 => {
-                        break answer.json()["id"].as_str().context("an id")?.to_owned();
-                    }
-                    // Nobody says what came of it where a connection of the database was cut.
-                    Ok(answer) if answer.status != 503 => bail!("{}: {} {}", key, answer.status, answer.text),
-                    _ => {}
-                }
-                if sent == 1 {
-                    self.unknown.fetch_add(1, Ordering::Relaxed);
-                }
-                sent += 1;
-                ensure!(Instant::now() < until, "{key} was not decided for {GIVE_UP:?}");
-                sleep(Duration::from_millis(20)).await;
-            };
-            entry(Outcome::Ok, vec![id.clone()], sent)?;
+            // Nobody says what came of it where a connection of the database was cut.
+            let address = |in_vain: usize| self.place.address(writer + number + in_vain.min(1));
+            let (answer, in_vain) = AGAIN.ask(&mut caller, address, &ask).await?;
+            ensure!(answer.status == 201, "{key}: {} {}", answer.status, answer.text);
+            let id = answer.json()["id"].as_str().context("an id")?.to_owned();
+            self.unknown.fetch_add(u64::from(in_vain > 0), Ordering::Relaxed);
+            entry(Outcome::Ok, vec![id.clone()], u32::try_from(in_vain)? + 1)?;
             acknowledged.insert(write_of(&key, &id), key);
             self.appended.fetch_add(1, Ordering::Relaxed);
         }
@@ -206,7 +195,8 @@ impl Scene<'_> {
             let differs = read.iter().zip(&log).find(|(given, event)| given != event);
             if let Some(((given, _), (position, _))) = differs {
                 let what = if given == position { "something else" } else { "another position" };
-                findings.violation(format!("{}: {what} ({given}) where {position} had to come", who()));
+                findings
+                    .violation(format!("where {position} had to come, {what} ({given}) came to {}", who()));
             } else {
                 let (given, last) = (read.len(), log.len());
                 findings.claim(given == last, || format!("{}: ends at {given} of {last}", who()));

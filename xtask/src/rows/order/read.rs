@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{CREATED, READERS, Read, Scene, write_of};
+use crate::again::BUSY;
 use crate::client::{Ask, Caller};
 use crate::rows::sse::frames::{Asked, Piece, Stream};
 
@@ -37,6 +38,11 @@ fn given(event: &Value) -> anyhow::Result<(i64, u64)> {
     Ok((position, write))
 }
 
+/// The position of the last event that a reader was given; 0 before the first.
+fn last(read: &Read) -> i64 {
+    read.last().map_or(0, |(last, _)| *last)
+}
+
 impl Scene<'_> {
     /// What a reader is given, until it has all that was appended.
     pub(super) async fn read(&self, reader: usize) -> anyhow::Result<Read> {
@@ -58,10 +64,9 @@ impl Scene<'_> {
         }
     }
 
-    fn stands(&self, reader: usize, read: &Read) -> anyhow::Result<i64> {
-        let last = read.last().map_or(0, |(last, _)| *last);
-        self.stand[reader].store(u64::try_from(last)?, Ordering::Relaxed);
-        Ok(last)
+    /// Notes that a reader was given so many events more.
+    fn was_given(&self, reader: usize, events: usize) {
+        self.given[reader].fetch_add(events as u64, Ordering::Relaxed);
     }
 
     async fn head(&self) -> anyhow::Result<i64> {
@@ -74,12 +79,12 @@ impl Scene<'_> {
     /// Reads a stream until it is quiet or cut.
     async fn stream(&self, server: usize, reader: usize, read: &mut Read) -> anyhow::Result<()> {
         let address = self.place.address(server).context("a server runs")?;
-        let path = format!("/v1/events/stream?after={}", self.stands(reader, read)?);
+        let path = format!("/v1/events/stream?after={}", last(read));
         let asked = Asked { key: &self.tenant.key, path: &path, last_event_id: None, small_buffer: false };
         let Ok(mut stream) = Stream::open(&address, &asked).await else { return Ok(()) };
         if stream.status != 200 {
             // The connection of the database was cut.
-            ensure!(stream.status == 503, "a stream was answered with {}", stream.status);
+            ensure!(stream.status == BUSY, "a stream was answered with {}", stream.status);
             sleep(Duration::from_millis(20)).await;
             return Ok(());
         }
@@ -92,7 +97,7 @@ impl Scene<'_> {
             let event = given(&serde_json::from_str(&frame.data)?)?;
             ensure!(i64::try_from(frame.id)? == event.0, "the frame {} has the event {}", frame.id, event.0);
             read.push(event);
-            self.stands(reader, read)?;
+            self.was_given(reader, 1);
         }
         Ok(())
     }
@@ -101,7 +106,7 @@ impl Scene<'_> {
     async fn page(&self, server: usize, reader: usize, read: &mut Read) -> anyhow::Result<()> {
         let mut caller = Caller::new(&self.tenant.key);
         let address = self.place.address(server).context("a server runs")?;
-        let after = self.stands(reader, read)?;
+        let after = last(read);
         let mut found = vec![];
         let mut cursor = String::new();
         loop {
@@ -109,20 +114,22 @@ impl Scene<'_> {
             let answer = caller.ask(&address, &Ask::get(path)).await?;
             if answer.status != 200 {
                 // The connection of the database was cut; nothing is known of the rest, so all of it is asked again.
-                ensure!(answer.status == 503, "a page was answered with {} {}", answer.status, answer.text);
+                ensure!(answer.status == BUSY, "a page was answered with {} {}", answer.status, answer.text);
                 return Ok(());
             }
-            let page = answer.json();
+            let (page, before) = (answer.json(), found.len());
             for event in page["data"].as_array().into_iter().flatten() {
                 found.push(given(event)?);
             }
+            self.was_given(reader, found.len() - before);
             match &page["nextCursor"] {
                 Value::String(next) => cursor = format!("&cursor={next}"),
                 _ => break,
             }
         }
+        let is_quiet = found.is_empty();
         read.extend(found.into_iter().rev());
-        if after == self.stands(reader, read)? {
+        if is_quiet {
             sleep(Duration::from_millis(20)).await;
         }
         Ok(())

@@ -137,7 +137,7 @@ impl Life<'_> {
     /// A charge of this agent's, by its id.
     async fn charge(&mut self, agent: &str) -> anyhow::Result<String> {
         let path = format!("/v1/events?subject={agent}&type=model.call_settled&limit=1");
-        let events = self.caller.ask(&self.scene.address(0)?, &Ask::get(path)).await?.json();
+        let events = self.scene.ask(&mut self.caller, 0, &Ask::get(path)).await?.json();
         let position = events["data"][0]["position"].as_i64().context("a call was charged")?;
         Ok(format!("{position}.0"))
     }
@@ -156,7 +156,7 @@ impl Life<'_> {
     async fn until(&mut self, path: &str, status: &str) -> anyhow::Result<()> {
         let until = tokio::time::Instant::now() + WAIT;
         loop {
-            let shown = self.caller.ask(&self.scene.address(0)?, &Ask::get(path)).await?;
+            let shown = self.scene.ask(&mut self.caller, 0, &Ask::get(path)).await?;
             if shown.json()["status"] == status {
                 return Ok(());
             }

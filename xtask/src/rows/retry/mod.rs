@@ -1,5 +1,6 @@
 //! Every write is sent twice at the same moment, again later, over a connection that is cut, and as another request under
-//! the same key, at the same moment and later.
+//! the same key, at the same moment and later. Writes that are refused are sent again, too, also when what they were refused
+//! for has gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,9 +17,11 @@ use crate::prove::{Findings, Row, Run};
 
 mod effects;
 mod life;
+mod refused;
 mod send;
 
 use life::{Life, STEPS};
+use send::is_success;
 
 pub(crate) const ROW: Row = Row {
     name: "retry",
@@ -29,6 +32,8 @@ pub(crate) const ROW: Row = Row {
 };
 
 const CALLERS: usize = 16;
+/// Violations of one caller beyond which it goes no further.
+const ENOUGH_VIOLATIONS: usize = 20;
 /// How long something is waited for that ends.
 const WAIT: Duration = Duration::from_secs(60);
 
@@ -49,7 +54,48 @@ struct Sent {
     changed: AtomicU64,
     /// Of those, at the same moment.
     at_once: AtomicU64,
+    /// Rounds in which a copy whose connection was cut was the one that took effect: all that came behind it were given
+    /// its answer.
+    took_effect: AtomicU64,
+    /// Programs that were never run, since their caller went away at the moment at which their start was written down.
+    given_up: AtomicU64,
+    /// Copies of a refused request behind the first one, which were refused as it was.
+    refused: AtomicU64,
+    /// The same, when what it was refused for had gone.
+    refused_still: AtomicU64,
 }
+
+impl Sent {
+    /// Tells what was sent, and holds it against what has to be met.
+    fn told(&self, run: &Run, findings: &mut Findings) {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        findings.done = count(&self.duplicates);
+        findings.did("duplicates", findings.done);
+        findings.did("copies whose connection was cut", count(&self.cut));
+        findings.did("other requests under a key", count(&self.changed));
+        findings.did("other requests at the same moment", count(&self.at_once));
+        findings.did("programs given up with their caller", count(&self.given_up));
+        findings.did(TOOK_EFFECT, count(&self.took_effect));
+        findings.did(REFUSED, count(&self.refused));
+        findings.did(REFUSED_STILL, count(&self.refused_still));
+        for (what, quick, full) in MET {
+            let (met, least) = (findings.work[what], run.amount(quick, full));
+            // A run that has to find a bug ends when it has found enough.
+            findings.claim(run.planted.is_some() || met >= least, || format!("only {met} of {least} {what}"));
+        }
+    }
+}
+
+const TOOK_EFFECT: &str = "rounds in which a cut copy took effect";
+const REFUSED: &str = "refusals given again";
+const REFUSED_STILL: &str = "refusals given again though their cause had gone";
+
+/// What has to have been met besides, below which a run has shown nothing: quick and full. One write of four has a copy
+/// that is sent whole and cut within 50 ms, and one of two of those takes effect where a commit takes some milliseconds;
+/// so few are asked for since a slow machine may take longer than that for nearly all of them. How many refusals there are
+/// depends on no clock: eight a round, and sixteen rounds at least.
+const MET: [(&str, u64, u64); 3] =
+    [(TOOK_EFFECT, 5, 200), (REFUSED, 100, 10_000), (REFUSED_STILL, 100, 10_000)];
 
 async fn prove(run: Run) -> anyhow::Result<Findings> {
     let sandboxes = std::env::temp_dir().join(format!("theazo-proof-retry-{:x}", fastrand::u64(..)));
@@ -65,9 +111,10 @@ async fn sent_again(run: &Run, sandboxes: &std::path::Path) -> anyhow::Result<Fi
     for _ in 0..CALLERS {
         tenants.push(place.organization("test").await?);
     }
-    let mut findings = Findings::default();
+    let mut findings = run.findings();
     let sent = Sent::default();
-    let scene = |tenant| Scene { place: &place, tenant, aim: run.amount(2_500, 100_000), sent: &sent };
+    let aim = run.amount(2_500, 100_000);
+    let scene = |tenant| Scene { place: &place, tenant, aim, sent: &sent, again: AtomicU64::new(0) };
     let scenes: Vec<_> = tenants.iter().map(scene).collect();
     run.doing.now("each write is made once");
     let controls = join_all(scenes.iter().enumerate().map(|(number, scene)| scene.once(number)));
@@ -78,27 +125,19 @@ async fn sent_again(run: &Run, sandboxes: &std::path::Path) -> anyhow::Result<Fi
     let callers = scenes.iter().enumerate();
     let callers = callers.map(|(number, scene)| scene.caller(number, run.random(number as u64)));
     let mut covered = BTreeSet::new();
-    for outcome in join_all(callers).await {
-        match outcome {
-            Ok((operations, violations)) => {
-                covered.extend(operations);
-                violations.into_iter().for_each(|violation| findings.violation(violation));
-            }
-            Err(error) => findings.violation(format!("a write that must succeed did not: {error:#}")),
-        }
+    for (operations, violations) in join_all(callers).await {
+        covered.extend(operations);
+        violations.into_iter().for_each(|violation| findings.violation(violation));
     }
-    let counted = &sent.duplicates;
     if !findings.is_red() {
         run.doing.now("programs are sent again");
         effects::prove(&place, run, (sandboxes, &sent), &mut findings).await?;
     }
-    findings.done = counted.load(Ordering::Relaxed);
-    findings.did("duplicates", findings.done);
-    findings.did("copies whose connection was cut", sent.cut.load(Ordering::Relaxed));
-    findings.did("other requests under a key", sent.changed.load(Ordering::Relaxed));
-    findings.did("other requests at the same moment", sent.at_once.load(Ordering::Relaxed));
+    sent.told(run, &mut findings);
+    let again = scenes.iter().map(|scene| scene.again.load(Ordering::Relaxed));
+    findings.did("asked again", again.sum());
     findings.did("operations", covered.len() as u64);
-    for operation in writes_of(&place, &tenants[0]).await? {
+    for operation in scenes[0].writes().await? {
         findings.claim(covered.contains(&operation), || {
             format!("{operation} is a write that was never sent twice")
         });
@@ -156,28 +195,16 @@ fn parts(key: &str) -> Option<(&str, [&str; 3])> {
     Some((kind, [caller, round, step]))
 }
 
-/// The writes of the API document, as `METHOD path`.
-async fn writes_of(place: &Place, tenant: &Tenant) -> anyhow::Result<Vec<String>> {
-    let address = place.address(0).context("a server runs")?;
-    let document = Caller::new(&tenant.key).ask(&address, &Ask::get("/v1/openapi.json")).await?.json();
-    let mut writes = vec![];
-    for (path, item) in document["paths"].as_object().context("it has paths")? {
-        for method in ["post", "put", "patch", "delete"] {
-            if item.get(method).is_some() {
-                writes.push(format!("{} {path}", method.to_uppercase()));
-            }
-        }
-    }
-    Ok(writes)
-}
-
 struct Scene<'a> {
     place: &'a Place,
     tenant: &'a Tenant,
     aim: u64,
     sent: &'a Sent,
+    /// How often a request was sent again because it was not decided, or because nobody knows.
+    again: AtomicU64,
 }
 
+/// The operations that were sent again, and what is wrong.
 type Told = (BTreeSet<String>, Vec<String>);
 
 impl Scene<'_> {
@@ -189,6 +216,21 @@ impl Scene<'_> {
         self.place.address(server).context("a server runs")
     }
 
+    /// The writes of the API document, as `METHOD path`.
+    async fn writes(&self) -> anyhow::Result<Vec<String>> {
+        let mut caller = Caller::new(&self.tenant.key);
+        let document = self.ask(&mut caller, 0, &Ask::get("/v1/openapi.json")).await?.json();
+        let mut writes = vec![];
+        for (path, item) in document["paths"].as_object().context("it has paths")? {
+            for method in ["post", "put", "patch", "delete"] {
+                if item.get(method).is_some() {
+                    writes.push(format!("{} {path}", method.to_uppercase()));
+                }
+            }
+        }
+        Ok(writes)
+    }
+
     /// One life in which each write is made once: what the others are held against.
     async fn once(&self, number: usize) -> anyhow::Result<()> {
         let mut caller = Caller::new(&self.tenant.key);
@@ -196,32 +238,46 @@ impl Scene<'_> {
         for step in 0..STEPS {
             let Some(write) = life.step(step).await? else { continue };
             let ask = write.ask.once(format!("once-{number}-0-{step}"));
-            let answer = caller.ask(&self.address(0)?, &ask).await?;
+            let answer = self.answered(&mut caller, 0, &ask).await?;
             let (status, text) = (answer.status, &answer.text);
-            anyhow::ensure!((200..300).contains(&status), "{}: {status} {text}", write.operation);
+            anyhow::ensure!(is_success(&answer), "{}: {status} {text}", write.operation);
             life.learn(step, &answer.json());
         }
         Ok(())
     }
 
-    async fn caller(&self, number: usize, mut random: fastrand::Rng) -> anyhow::Result<Told> {
-        let (mut covered, mut violations) = (BTreeSet::new(), vec![]);
+    /// Lives in which each write is sent again, until there is enough of it. What was found stands also where one breaks
+    /// off.
+    async fn caller(&self, number: usize, mut random: fastrand::Rng) -> Told {
+        let mut told = (BTreeSet::new(), vec![]);
+        if let Err(error) = self.lives(number, &mut random, &mut told).await {
+            told.1.push(format!("a write that must succeed did not: {error:#}"));
+        }
+        told
+    }
+
+    async fn lives(
+        &self,
+        number: usize,
+        random: &mut fastrand::Rng,
+        (covered, violations): &mut Told,
+    ) -> anyhow::Result<()> {
         let mut callers = [(); 3].map(|()| Caller::new(&self.tenant.key));
         for round in 0_u64.. {
             let mut life = self.life(format!("{number}_{round}"));
             for step in 0..STEPS {
                 let enough = self.sent.duplicates.load(Ordering::Relaxed) >= self.aim;
-                if enough && round > 0 || violations.len() > 20 {
-                    return Ok((covered, violations));
+                if enough && round > 0 || violations.len() > ENOUGH_VIOLATIONS {
+                    return Ok(());
                 }
                 let Some(write) = life.step(step).await? else { continue };
                 let ask = write.ask.clone().once(format!("retry-{number}-{round}-{step}"));
-                let first: Value =
-                    self.send_again(&mut callers, (&write, ask), &mut random, &mut violations).await?;
+                let first: Value = self.send_again(&mut callers, (&write, ask), random, violations).await?;
                 covered.insert(write.operation.to_owned());
                 life.learn(step, &first);
             }
+            self.refusals(&mut callers, &life.name, violations).await?;
         }
-        Ok((covered, violations))
+        Ok(())
     }
 }

@@ -29,7 +29,7 @@ impl Round<'_> {
             }
             let began = now_ms();
             if is_database {
-                self.scene.place.kill_database().await?;
+                self.scene.place.kill_database_surely().await?;
                 self.query("select 1", &[]).await?;
             } else {
                 self.scene.place.end_server(victim, Signal::SIGKILL).await?;

@@ -1,5 +1,6 @@
 //! Servers are killed while they run agents: in calls of models, in calls of tools, and between them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,6 @@ use crate::client::{Ask, Caller};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
-#[expect(dead_code, reason = "the tests use all of it")]
 #[path = "../../../../tests/it/handover/account.rs"]
 mod account;
 mod kills;
@@ -77,7 +77,7 @@ async fn rounds(
     let scene = Scene { place: &place, sandboxes, vendor, prices: &prices, over: enough };
     let mut random = run.random(1);
     let kills = run.amount(12, 500);
-    let findings = Mutex::new(Findings::default());
+    let findings = Mutex::new(run.findings());
     while lock(&findings).done < kills && !lock(&findings).is_red() {
         enough.store(false, Ordering::Relaxed);
         let round = Round::new(scene, &findings).await?;
@@ -328,7 +328,8 @@ impl<'a> Round<'a> {
             let shown = self.repeat(&mut caller, &Ask::get(format!("/v1/tasks/{}", ran.task_id))).await?;
             let later = if ran.stays { self.effects(&ran.agent) } else { ran.effects.clone() };
             let seen = self.check_run(&ran, &shown, &later).await?;
-            let same = (&shown, &later) == (&ran.shown, &ran.effects);
+            let events = self.events(&ran.agent).await?;
+            let same = shown == ran.shown && has_only_landed(&ran.effects, &later, &interrupted(&events));
             lock(self.findings).claim(same, || {
                 format!(
                     "{} was {} with {:?}, and is {shown} with {later:?}",
@@ -403,6 +404,25 @@ impl<'a> Round<'a> {
             sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Whether what the tools of a run have done by now is what they had done when it ended, and besides only what of these
+/// labels had not happened by then. A server that could not renew its lease, and so has lost the run to another, is still at
+/// a tool that the other has closed as interrupted; that the tool then takes effect repeats nothing that was recorded.
+fn has_only_landed(before: &[String], now: &[String], interrupted: &BTreeSet<String>) -> bool {
+    let Some(since) = now.strip_prefix(before) else { return false };
+    let landed = |label: &&String| interrupted.contains(*label) && !before.contains(label);
+    let distinct: BTreeSet<&String> = since.iter().filter(landed).collect();
+    distinct.len() == since.len()
+}
+
+/// The labels of the tools that were closed as interrupted.
+fn interrupted(events: &[Event]) -> BTreeSet<String> {
+    let id = |(_, data): &'_ Event| data["toolCallId"].to_string();
+    let started = events.iter().filter(|(kind, _)| kind == "tool.started");
+    let labels: BTreeMap<String, String> = started.map(id).zip(account::labels(events)).collect();
+    let closed = events.iter().filter(|(kind, data)| kind == "tool.finished" && data["result"].is_null());
+    closed.filter_map(|event| labels.get(&id(event)).cloned()).collect()
 }
 
 fn text(value: &Value, name: &str) -> anyhow::Result<String> {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::super::ledger::harm::Outages;
 use super::super::ledger::money::{Prices, UNITS};
-use super::super::ledger::spans::{Ready, Spans, now_ms};
+use super::super::ledger::spans::{Piece, Ready, Spans, now_ms};
 use super::super::models::Asked;
 use super::account::{Booked, Event, amount};
 use super::text;
@@ -80,9 +80,12 @@ struct Walk<'a> {
     told: &'a Told,
     prices: &'a Prices,
     turns: Vec<Turn>,
+    /// What each call that was given up may have cost.
+    lost: BTreeMap<String, Decimal>,
     /// Until when compute has been charged.
     measured: Option<i64>,
-    compute_ms: i64,
+    /// What of it was.
+    pieces: Vec<Piece>,
     /// What is kept, and until when that has been charged.
     kept: Option<(i64, u64)>,
     sum: Booked,
@@ -103,8 +106,9 @@ pub(super) fn one_run(
         told,
         prices,
         turns: vec![],
+        lost: BTreeMap::new(),
         measured: None,
-        compute_ms: 0,
+        pieces: vec![],
         kept: None,
         sum: Booked::default(),
     };
@@ -114,9 +118,10 @@ pub(super) fn one_run(
     }
     walk.requests()?;
     let ready = vec![Ready { by: told.first_ms, ..life.clone() }];
-    let (least, most) = Spans { ready, ..Spans::default() }.compute_ms(outages);
-    claim((least..=most).contains(&walk.compute_ms), || {
-        format!("it has lived {least} to {most} ms, and {} were charged", walk.compute_ms)
+    let (least, most) = Spans { ready, ..Spans::default() }.compute_ms(&walk.pieces, outages);
+    let charged: i64 = walk.pieces.iter().map(|piece| piece.ms).sum();
+    claim((least..=most).contains(&charged), || {
+        format!("it has lived {least} to {most} ms, and {charged} were charged")
     })?;
     Ok(walk.sum)
 }
@@ -137,13 +142,21 @@ impl Walk<'_> {
             }
             "model.call_settled" => {
                 self.turn()?.settled = true;
-                let used = UNITS.iter().enumerate().filter(|(unit, _)| USED[*unit] > 0);
-                let cost = |unit| self.prices.tokens(&self.told.model, unit, USED[unit]);
-                let must: Vec<_> =
-                    used.map(|(unit, name)| (*name, Decimal::from(USED[unit]), cost(unit))).collect();
-                let charges = charges(&data["booking"]["charges"])?;
-                anyhow::ensure!(charges == must, "it must be charged {must:?}: {data}");
-                self.sum.cost += must.iter().map(|(.., cost)| cost).sum::<Decimal>();
+                self.answer(data)?;
+            }
+            // It was never sent, so no request can be its own.
+            "model.call_released" => {
+                let turn = self.turn()?;
+                turn.calls = turn.calls.saturating_sub(1);
+            }
+            // Its answer came when it had been given up already.
+            "model.call_reconciled" => {
+                let may = self.lost.remove(&text(data, "callId")?).context("it was not given up")?;
+                let withdrawn = charges(&data["booking"]["withdrawn"])?;
+                let withdrawn = withdrawn.iter().map(|(.., cost)| cost).sum::<Decimal>();
+                anyhow::ensure!(withdrawn == may, "it may have cost {may}: {data}");
+                self.sum.unconfirmed -= may;
+                self.answer(data)?;
             }
             "model.call_lost" => {
                 let turn = self.turns.len().checked_sub(1).context("a call was opened")?;
@@ -155,12 +168,24 @@ impl Walk<'_> {
                 let cost = charges.iter().map(|(.., cost)| cost).sum::<Decimal>();
                 anyhow::ensure!(worst.contains(&cost), "at worst it has cost {worst:?}: {data}");
                 self.sum.unconfirmed += cost;
+                self.lost.insert(text(data, "callId")?, cost);
             }
             "compute.started" => self.measured = Some(moment(&data["at"])?),
             "compute.ticked" | "compute.stopped" => self.measure(data)?,
             "storage.metered" => self.measure_storage(data)?,
             _ => anyhow::ensure!(data["booking"]["charges"].is_null(), "nobody has used that: {data}"),
         }
+        Ok(())
+    }
+
+    /// An answer costs what it has used.
+    fn answer(&mut self, data: &Value) -> anyhow::Result<()> {
+        let used = UNITS.iter().enumerate().filter(|(unit, _)| USED[*unit] > 0);
+        let cost = |unit| self.prices.tokens(&self.told.model, unit, USED[unit]);
+        let must: Vec<_> = used.map(|(unit, name)| (*name, Decimal::from(USED[unit]), cost(unit))).collect();
+        let charges = charges(&data["booking"]["charges"])?;
+        anyhow::ensure!(charges == must, "it must be charged {must:?}: {data}");
+        self.sum.cost += must.iter().map(|(.., cost)| cost).sum::<Decimal>();
         Ok(())
     }
 
@@ -183,7 +208,7 @@ impl Walk<'_> {
         }
         let used = (to - from).min(PIECE_MS);
         anyhow::ensure!(ms == Decimal::from(used), "{used} ms were used: {data}");
-        self.compute_ms += used;
+        self.pieces.push(Piece { until: from + used, ms: used });
         Ok(())
     }
 

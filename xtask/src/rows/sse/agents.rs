@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::frames::{Asked, Frame, Piece, Stream};
 use super::way;
+use crate::again::{BUSY, REST};
 use crate::client::{Ask, Caller};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Run};
@@ -119,6 +120,11 @@ async fn follow(
         match stream.status {
             200 => {}
             204 => return Ok(Ok(given)),
+            // It is too busy, and is asked again, until the deadline.
+            BUSY => {
+                sleep(REST).await;
+                continue;
+            }
             status => return Ok(Err(format!("asked for, it was answered with {status}"))),
         }
         let cut = Instant::now() + stays;

@@ -11,6 +11,9 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
+use tokio::time::{Instant, sleep};
+
+use crate::again::{ANSWERED, BUSY, REST};
 
 /// What a small receive buffer of the system is asked to hold, in bytes.
 const SMALL_BUFFER: u32 = 4_096;
@@ -79,6 +82,18 @@ impl Stream {
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         let status = response.status().as_u16();
         Ok(Self { status, ports, body: response.into_body(), rest: vec![], given: 0 })
+    }
+
+    /// Asks for a stream again and again, while the server is too busy to give it.
+    pub(in crate::rows) async fn served(address: &str, asked: &Asked<'_>) -> anyhow::Result<Self> {
+        let until = Instant::now() + ANSWERED;
+        loop {
+            let stream = Self::open(address, asked).await?;
+            if stream.status != BUSY || Instant::now() > until {
+                return Ok(stream);
+            }
+            sleep(REST).await;
+        }
     }
 
     /// The next of it; `None` where it ends or is cut. What was read stays where the future is dropped.

@@ -6,17 +6,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::again::{ANSWERED, BUSY};
 use crate::client::{Ask, Caller};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
 mod agents;
+mod beside;
 pub(super) mod frames;
 mod overrun;
 
@@ -54,9 +57,13 @@ struct Scene<'a> {
 
 async fn prove(run: Run) -> anyhow::Result<Findings> {
     let place = Place::new(&run, 2, &[]).await?;
-    let mut findings = Findings::default();
+    let mut findings = run.findings();
     run.doing.now("the log is followed");
     follow(&place, &run, &mut findings).await?;
+    if !findings.is_red() {
+        run.doing.now("two logs are followed");
+        beside::prove(&place, &mut findings).await?;
+    }
     if !findings.is_red() {
         run.doing.now("agents are followed");
         agents::prove(&place, &run, &mut findings).await?;
@@ -120,7 +127,7 @@ fn way(last: u64, random: &mut fastrand::Rng) -> (String, Option<u64>) {
 impl Scene<'_> {
     /// Appends at a measured pace until the clients have come back often enough and enough has happened.
     async fn append(&self) -> anyhow::Result<()> {
-        join_all((0..WRITERS).map(async |writer| {
+        let writing = join_all((0..WRITERS).map(async |writer| {
             let mut caller = Caller::new(&self.tenant.key);
             for number in 0_usize.. {
                 let acknowledged = self.ids.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
@@ -129,21 +136,18 @@ impl Scene<'_> {
                 if enough || self.wrong.load(Ordering::Relaxed) {
                     break;
                 }
-                if let Some(address) = self.place.address(writer + number) {
-                    let body = json!({ "userId": format!("user_{writer}_{number}") });
-                    let answer = caller.ask(&address, &Ask::post("/v1/sessions", Some(body))).await;
-                    if let Ok(answer) = answer
-                        && answer.status == 201
-                        && let Some(id) = answer.json()["id"].as_str()
-                    {
-                        self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
-                    }
-                }
+                let body = json!({ "userId": format!("user_{writer}_{number}") });
+                let ask = Ask::post("/v1/sessions", Some(body)).once(format!("append-{writer}-{number}"));
+                let made = self.place.carry_out(&mut caller, writer + number, &ask, ANSWERED).await?;
+                let id = made["id"].as_str().context("a session has an id")?;
+                self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
                 sleep(Duration::from_millis(15)).await;
             }
-        }))
-        .await;
+            Ok(())
+        }));
+        let wrote = writing.await.into_iter().collect::<anyhow::Result<Vec<()>>>();
         self.over.store(true, Ordering::Relaxed);
+        wrote?;
         let sql = "select h.position from heads h join tenants t using (tenant_id)
                    where t.organization_id = $1 and t.mode = 'live'";
         let head: i64 =
@@ -223,7 +227,7 @@ impl Scene<'_> {
         let mut stream = Stream::open(&address, &asked).await.ok()?;
         if stream.status != 200 {
             // A server that ends says 503; anything else is none of what it may say.
-            return (stream.status != 503)
+            return (stream.status != BUSY)
                 .then(|| format!("asked for, it was answered with {}", stream.status));
         }
         while let Some(piece) = stream.next().await {

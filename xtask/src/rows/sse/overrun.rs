@@ -24,8 +24,13 @@ const STALL: Duration = Duration::from_secs(80);
 /// How often it takes a little meanwhile: a server lets go of one that takes nothing for long, so that it would not read on
 /// but come back.
 const SIP: Duration = Duration::from_secs(5);
+/// How often a reader that was let go of, because its sips were too small to be noticed, begins a stall anew.
+const TRIES: usize = 3;
 /// Events of a sip: more than its own end of the connection holds, so that the server gets rid of some.
 const SIPPED: u64 = 100;
+/// How long a writer asks for a session until it has one: servers that all write to at once may be too busy some times in
+/// a row, and say so.
+const WRITTEN: Duration = Duration::from_secs(120);
 /// How long a reader may take to read what it has missed.
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// What a server's program holds ready for one connection at most, beside what the system does, in bytes: what is being
@@ -64,7 +69,10 @@ pub(super) async fn prove(place: &Place, run: &Run, findings: &mut Findings) -> 
     let mut overrun = 0;
     for outcome in read {
         match outcome? {
-            Ok(times) => overrun += times,
+            Ok(stalls) => {
+                overrun += stalls.behind;
+                findings.did("times that a stalled reader was let go of", stalls.let_go);
+            }
             Err(wrong) => findings.violation(wrong),
         }
     }
@@ -98,60 +106,72 @@ impl Scene<'_> {
             if self.over.load(Ordering::Relaxed) {
                 break;
             }
-            // All at one server, which takes more then; the other is told.
-            let address = self.place.address(0).context("a server runs")?;
+            // All at one server, which takes more then; the other is told. Only what the first is too busy for it is asked.
             let body = json!({ "userId": format!("user_{writer}_{number}") });
-            let answer = caller.ask(&address, &Ask::post("/v1/sessions", Some(body))).await?;
-            anyhow::ensure!(answer.status == 201, "a session: {} {}", answer.status, answer.text);
-            let id = answer.json()["id"].as_str().context("an id")?.to_owned();
+            let ask = Ask::post("/v1/sessions", Some(body)).once(format!("overrun-{writer}-{number}"));
+            let made = self.place.carry_out(&mut caller, 0, &ask, WRITTEN).await?;
+            let id = made["id"].as_str().context("an id")?.to_owned();
             self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
             self.appended.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Reads, stalls and reads on, so many times. How often it was further behind than a feed reaches,
-    /// or what is wrong.
-    async fn read(&self, reader: usize, rounds: u64) -> anyhow::Result<Result<u64, String>> {
-        let (mut last, mut overrun) = (0, 0);
-        let mut smallest = u64::MAX;
+    /// Reads, stalls and reads on, so many times; what was seen of that, or what is wrong.
+    async fn read(&self, reader: usize, rounds: u64) -> anyhow::Result<Result<Stalls, String>> {
+        let mut read = Read { last: 0, smallest: u64::MAX };
+        let mut stalls = Stalls::default();
         for _ in 0..rounds {
-            let address = self.place.address(reader).context("a server runs")?;
-            let asked = Asked {
-                key: &self.tenant.key,
-                path: &format!("/v1/events/stream?after={last}"),
-                last_event_id: None,
-                small_buffer: true,
-            };
-            let mut stream = Stream::open(&address, &asked).await?;
-            anyhow::ensure!(stream.status == 200, "a stream: {}", stream.status);
-            // It is up with the log once, so that it stands in the feed.
-            let now = self.appended.load(Ordering::Relaxed);
-            if let Err(wrong) = self.read_to(&mut stream, &mut last, now.max(1), &mut smallest).await {
-                return Ok(Err(format!("reader {reader}: {wrong}")));
-            }
-            let until = Instant::now() + STALL;
-            let (mut behind, mut sip) = (false, Instant::now() + SIP);
-            while !behind && Instant::now() < until {
-                sleep(Duration::from_millis(200)).await;
-                if Instant::now() > sip {
-                    sip = Instant::now() + SIP;
-                    let end = (last + SIPPED).min(self.appended.load(Ordering::Relaxed));
-                    if let Err(wrong) = self.read_to(&mut stream, &mut last, end, &mut smallest).await {
-                        return Ok(Err(format!("reader {reader}, stalling: {wrong}")));
+            for _ in 0..TRIES {
+                match self.stall(reader, &mut read).await? {
+                    Ok(behind) => {
+                        stalls.behind += u64::from(behind);
+                        break;
                     }
+                    // It comes back, from where it was.
+                    Err(Wrong::Ended) => stalls.let_go += 1,
+                    Err(Wrong::Frames(wrong)) => return Ok(Err(format!("reader {reader}{wrong}"))),
                 }
-                let on_its_way = (queued(stream.ports)? + HELD_BY_THE_PROGRAM) / smallest.max(1) + 1;
-                let reach = last + on_its_way + u64::try_from(FEED_EVENTS)?;
-                behind = self.appended.load(Ordering::Relaxed) > reach;
             }
-            let now = self.appended.load(Ordering::Relaxed);
-            if let Err(wrong) = self.read_to(&mut stream, &mut last, now.max(1), &mut smallest).await {
-                return Ok(Err(format!("reader {reader}, having stalled: {wrong}")));
-            }
-            overrun += u64::from(behind);
         }
-        Ok(Ok(overrun))
+        Ok(Ok(stalls))
+    }
+
+    /// Reads, stalls and reads on, once: whether it was further behind then than a feed reaches.
+    async fn stall(&self, reader: usize, read: &mut Read) -> anyhow::Result<Result<bool, Wrong>> {
+        let address = self.place.address(reader).context("a server runs")?;
+        let asked = Asked {
+            key: &self.tenant.key,
+            path: &format!("/v1/events/stream?after={}", read.last),
+            last_event_id: None,
+            small_buffer: true,
+        };
+        let mut stream = Stream::served(&address, &asked).await?;
+        anyhow::ensure!(stream.status == 200, "a stream: {}", stream.status);
+        // It is up with the log once, so that it stands in the feed.
+        let now = self.appended.load(Ordering::Relaxed);
+        if let Err(wrong) = self.read_to(&mut stream, read, now.max(1)).await {
+            return Ok(Err(Wrong::Frames(format!(": {}", wrong.said(read)))));
+        }
+        let until = Instant::now() + STALL;
+        let (mut behind, mut sip) = (false, Instant::now() + SIP);
+        while !behind && Instant::now() < until {
+            // Nobody tells how far behind a reader is, so it is looked at again, until the deadline.
+            sleep(Duration::from_millis(200)).await;
+            if Instant::now() > sip {
+                sip = Instant::now() + SIP;
+                let end = (read.last + SIPPED).min(self.appended.load(Ordering::Relaxed));
+                if let Err(wrong) = self.read_to(&mut stream, read, end).await {
+                    return Ok(Err(wrong.while_it(", stalling: ")));
+                }
+            }
+            let on_its_way = (queued(stream.ports)? + HELD_BY_THE_PROGRAM) / read.smallest.max(1) + 1;
+            let reach = read.last + on_its_way + u64::try_from(FEED_EVENTS)?;
+            behind = self.appended.load(Ordering::Relaxed) > reach;
+        }
+        let now = self.appended.load(Ordering::Relaxed);
+        let read_on = self.read_to(&mut stream, read, now.max(1)).await;
+        Ok(read_on.map(|()| behind).map_err(|wrong| wrong.while_it(", having stalled: ")))
     }
 
     /// Reads the whole log, now that nobody writes any more.
@@ -162,36 +182,73 @@ impl Scene<'_> {
         let address = self.place.address(0).context("a server runs")?;
         let path = "/v1/events/stream?after=0";
         let asked = Asked { key: &self.tenant.key, path, last_event_id: None, small_buffer: false };
-        let mut stream = Stream::open(&address, &asked).await?;
-        let (mut last, mut smallest) = (0, u64::MAX);
-        Ok(self.read_to(&mut stream, &mut last, u64::try_from(head)?, &mut smallest).await)
+        let mut stream = Stream::served(&address, &asked).await?;
+        let mut read = Read { last: 0, smallest: u64::MAX };
+        let all = self.read_to(&mut stream, &mut read, u64::try_from(head)?).await;
+        Ok(all.map_err(|wrong| wrong.said(&read)))
     }
 
     /// Reads on to a position; what is wrong with what comes.
-    async fn read_to(
-        &self,
-        stream: &mut Stream,
-        last: &mut u64,
-        end: u64,
-        smallest: &mut u64,
-    ) -> Result<(), String> {
+    async fn read_to(&self, stream: &mut Stream, read: &mut Read, end: u64) -> Result<(), Wrong> {
         let until = Instant::now() + CATCH_UP;
-        while *last < end {
+        while read.last < end {
+            let last = read.last;
             let frame = match timeout(until - Instant::now(), stream.next()).await {
                 Ok(Some(Piece::Frame(frame))) => frame,
                 Ok(Some(Piece::Comment)) => continue,
-                Ok(Some(Piece::Wrong(wrong))) => return Err(wrong),
-                Ok(None) => return Err(format!("the stream ended after {last}")),
-                Err(_) => return Err(format!("nothing came after {last}, there is {end}")),
+                Ok(Some(Piece::Wrong(wrong))) => return Err(Wrong::Frames(wrong)),
+                Ok(None) => return Err(Wrong::Ended),
+                Err(_) => return Err(Wrong::Frames(format!("nothing came after {last}, there is {end}"))),
             };
-            if frame.id != *last + 1 {
-                return Err(format!("{} behind {last}", frame.id));
+            if frame.id != last + 1 {
+                return Err(Wrong::Frames(format!("{} behind {last}", frame.id)));
             }
-            *smallest = (*smallest).min((frame.event.len() + frame.data.len()) as u64);
-            *last = frame.id;
-            self.seen.meets(frame)?;
+            read.smallest = read.smallest.min((frame.event.len() + frame.data.len()) as u64);
+            read.last = frame.id;
+            self.seen.meets(frame).map_err(Wrong::Frames)?;
         }
         Ok(())
+    }
+}
+
+/// What a reader has read.
+struct Read {
+    /// Up to here.
+    last: u64,
+    /// The bytes of the smallest frame.
+    smallest: u64,
+}
+
+/// What was seen of readers that stall.
+#[derive(Default)]
+struct Stalls {
+    /// Times that one was further behind than a feed reaches.
+    behind: u64,
+    /// Times that the server let go of one: it may, where its sips were too small to be noticed.
+    let_go: u64,
+}
+
+/// What came of reading on.
+enum Wrong {
+    /// The stream ended.
+    Ended,
+    /// The frames are not those of the log.
+    Frames(String),
+}
+
+impl Wrong {
+    fn said(self, read: &Read) -> String {
+        match self {
+            Self::Ended => format!("the stream ended after {}", read.last),
+            Self::Frames(wrong) => wrong,
+        }
+    }
+
+    fn while_it(self, did: &str) -> Self {
+        match self {
+            Self::Ended => Self::Ended,
+            Self::Frames(wrong) => Self::Frames(format!("{did}{wrong}")),
+        }
     }
 }
 

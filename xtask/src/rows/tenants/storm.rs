@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::rows;
 use super::victim::{Victim, Who};
+use crate::again::decided;
 use crate::client::{Answer, Ask, Caller};
 use crate::place::Place;
 
@@ -80,7 +81,7 @@ impl Storm<'_> {
         caller: usize,
         mut random: fastrand::Rng,
     ) -> anyhow::Result<(u64, Vec<String>)> {
-        let (mut decided, mut told) = (0, vec![]);
+        let (mut valid, mut told) = (0, vec![]);
         let mut asker = Caller::new(&self.outsider.key);
         for number in 0..self.requests {
             let operation = &self.operations[usize::try_from(number)? % self.operations.len()];
@@ -94,14 +95,14 @@ impl Storm<'_> {
             if sent.operation.method != "GET" && random.bool() {
                 sent.ask = sent.ask.once(format!("outsider-{caller}-{number}"));
             }
-            let answer = asker.ask(&address, &sent.ask).await?;
-            decided += u64::from(answer.status != 422);
+            let answer = decided(&mut asker, &address, &sent.ask).await?;
+            valid += u64::from(answer.status != 422);
             told.extend(self.wrong(&sent, &answer));
             if told.len() > 20 {
                 break;
             }
         }
-        Ok((decided, told))
+        Ok((valid, told))
     }
 
     fn wrong(&self, sent: &Sent<'_>, answer: &Answer) -> Option<String> {

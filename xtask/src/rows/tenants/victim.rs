@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use crate::again::decided;
 use crate::client::{Answer, Ask, Caller};
 use crate::place::Place;
 
@@ -115,7 +116,7 @@ impl Victim {
             "/v1/billing/usage".into(),
             "/v1/billing/usage/models".into(),
         ] {
-            let answer = caller.ask(&address, &Ask::get(&path)).await?;
+            let answer = decided(&mut caller, &address, &Ask::get(&path)).await?;
             anyhow::ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.text);
             let mut value = answer.json();
             without_time(&mut value);
@@ -203,7 +204,7 @@ impl Life<'_> {
         let key = format!("{}-{}", self.canary, self.keyed.len());
         let ask = Ask::new(method, path, Some(body)).once(key);
         let address = self.place.address(self.keyed.len()).context("a server runs")?;
-        let answer = self.caller.ask(&address, &ask).await?;
+        let answer = decided(&mut self.caller, &address, &ask).await?;
         anyhow::ensure!((200..300).contains(&answer.status), "{path}: {} {}", answer.status, answer.text);
         let value = answer.json()[field].as_str().unwrap_or_default().to_owned();
         self.keyed.push((ask, answer));
@@ -217,7 +218,7 @@ impl Life<'_> {
 
     async fn get(&mut self, path: &str) -> anyhow::Result<Value> {
         let address = self.place.address(0).context("a server runs")?;
-        Ok(self.caller.ask(&address, &Ask::get(path)).await?.json())
+        Ok(decided(&mut self.caller, &address, &Ask::get(path)).await?.json())
     }
 
     async fn until_completed(&mut self, task: &str) -> anyhow::Result<()> {
