@@ -14,6 +14,7 @@ use crate::providers::client::Clients;
 use crate::providers::compute::Compute;
 use crate::providers::model::Models;
 use crate::providers::tools::typescript::Converter;
+use crate::read::usage::KeptSums;
 use crate::runtime::Conversations;
 use crate::vault::ServerKeys;
 
@@ -41,6 +42,8 @@ pub struct App {
     pub cards: Cards,
     /// Conversations of agents that have run here.
     pub conversations: Conversations,
+    /// What was used in periods that have ended.
+    pub kept_sums: KeptSums,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// True from when the server is to stop: streams end then, and it says that it is not ready.

@@ -318,6 +318,14 @@ pub const CONVERSATION_BYTES: usize = 2 * 1024 * 1024;
 pub const HISTORY_PAGE: i64 = 256;
 /// Memory that a server keeps conversations in, of the agents that ran last.
 pub const KEPT_CONVERSATIONS_BYTES: usize = 32 * 1024 * 1024;
+/// How long a conversation is kept that does not go on.
+pub const KEPT_CONVERSATION_IDLE: Duration = Duration::from_secs(600);
+/// Memory that a server keeps sums of usage in, of periods that have ended.
+pub const KEPT_SUMS_BYTES: usize = 32 * 1024 * 1024;
+/// What it takes to keep whose such a sum is: two ids of 30 bytes, and where to find them.
+pub const KEPT_NAME_BYTES: usize = 200;
+/// Periods of one length behind each other whose sums are kept one by one; more are read as they are.
+pub const KEPT_PERIODS_OF_A_PIECE: usize = 64;
 /// The model of agents that name none, on a server whose operator has named none.
 pub const DEFAULT_MODEL: &str = "claude-sonnet-4-20250514";
 /// The most tokens of an answer where nobody says.

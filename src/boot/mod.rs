@@ -29,6 +29,7 @@ use crate::providers::compute::local::{self, LocalCompute};
 use crate::providers::guard::Guard;
 use crate::providers::model::{self, Models, Wire};
 use crate::providers::tools::typescript::Converter;
+use crate::read::usage::KeptSums;
 use crate::runtime::Conversations;
 use crate::vault::{self, Masters, ServerKeys, Source};
 use crate::{config, postgres, private_file, providers};
@@ -165,6 +166,7 @@ pub async fn server(settings: &Settings) -> Result<Booted, Error> {
                 typescript,
                 cards: Cards::default(),
                 conversations: Conversations::default(),
+                kept_sums: KeptSums::default(),
                 clock,
                 stopping,
             });

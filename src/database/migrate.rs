@@ -43,6 +43,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V17__renew_what_is_done", include_str!("../../migrations/0017_renew_what_is_done.sql")),
         ("V18__unrated_lost_calls", include_str!("../../migrations/0018_unrated_lost_calls.sql")),
         ("V19__unrated_in_sessions", include_str!("../../migrations/0019_unrated_in_sessions.sql")),
+        ("V20__late_lines", include_str!("../../migrations/0020_late_lines.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

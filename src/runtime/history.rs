@@ -7,6 +7,7 @@ use lru::LruCache;
 use theazo_domain::id::AgentId;
 use theazo_domain::time::Timestamp;
 use theazo_domain::{Event, Subject};
+use tokio::time::Instant;
 
 use super::Desk;
 use super::conversation::{Bodies, Conversation};
@@ -29,7 +30,7 @@ pub(super) async fn conversation(desk: Desk<'_>, agent_id: AgentId) -> Result<Co
         go_on(desk, agent_id, &mut kept).await?;
     }
     let conversation = kept.conversation.clone();
-    conversations.keep(place, kept);
+    conversations.keep(place, kept, Instant::now());
     Ok(conversation)
 }
 
@@ -133,11 +134,12 @@ struct Kept {
 
 type Place = (TenantId, AgentId);
 
-/// Conversations of agents that have run on this server, of the newest as many as there is room for.
+/// Conversations of agents that have run on this server a short while ago, of the newest as many as there is room for.
 pub struct Conversations(Mutex<Shelf>);
 
 struct Shelf {
-    kept: LruCache<Place, Kept>,
+    /// With when each was kept last, the oldest first to go.
+    kept: LruCache<Place, (Kept, Instant)>,
     bytes: usize,
 }
 
@@ -150,19 +152,21 @@ impl Default for Conversations {
 impl Conversations {
     fn take(&self, place: Place) -> Option<Kept> {
         let mut shelf = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = shelf.kept.pop(&place)?;
+        let (kept, _) = shelf.kept.pop(&place)?;
         shelf.bytes -= cost(&kept);
         Some(kept)
     }
 
-    fn keep(&self, place: Place, kept: Kept) {
+    fn keep(&self, place: Place, kept: Kept, now: Instant) {
         let mut shelf = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         shelf.bytes += cost(&kept);
-        if let Some(before) = shelf.kept.put(place, kept) {
+        if let Some((before, _)) = shelf.kept.put(place, (kept, now)) {
             shelf.bytes -= cost(&before);
         }
-        while shelf.bytes > config::KEPT_CONVERSATIONS_BYTES
-            && let Some((_, oldest)) = shelf.kept.pop_lru()
+        let too_old = |since: Instant| now.duration_since(since) > config::KEPT_CONVERSATION_IDLE;
+        while let Some((_, (_, since))) = shelf.kept.peek_lru()
+            && (shelf.bytes > config::KEPT_CONVERSATIONS_BYTES || too_old(*since))
+            && let Some((_, (oldest, _))) = shelf.kept.pop_lru()
         {
             shelf.bytes -= cost(&oldest);
         }
@@ -292,13 +296,26 @@ mod tests {
         for number in 1..=100 {
             let mut kept = Kept { position: 7, ..Kept::default() };
             events.iter().for_each(|(at, event)| kept.conversation.fold(*at, event, &bodies));
-            conversations.keep((tenant, agent(number)), kept);
+            conversations.keep((tenant, agent(number)), kept, Instant::now());
         }
         let kept = |number: u64| conversations.take((tenant, agent(number))).is_some();
         assert_eq!(
             (1..=100).filter(|number| kept(*number)).collect::<Vec<_>>(),
             (70..=100).collect::<Vec<_>>()
         );
+        assert_eq!(conversations.0.lock().unwrap().bytes, 0);
+    }
+    #[test]
+    fn a_conversation_that_does_not_go_on_is_forgotten_after_a_while() {
+        let conversations = Conversations::default();
+        let place = |number: u64| (TenantId(1), AgentId::from_ulid(ulid::Ulid::from_parts(number, 0)));
+        let start = Instant::now();
+        let after = |share: u32| start + config::KEPT_CONVERSATION_IDLE / 4 * share;
+        for (number, since) in [(1, after(0)), (2, after(1)), (1, after(3)), (3, after(6))] {
+            conversations.keep(place(number), Kept::default(), since);
+        }
+        let kept = [1, 2, 3].map(|number| conversations.take(place(number)).is_some());
+        assert_eq!(kept, [true, false, true]);
         assert_eq!(conversations.0.lock().unwrap().bytes, 0);
     }
 }

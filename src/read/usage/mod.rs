@@ -6,19 +6,21 @@
 
 mod entries;
 mod export;
+mod kept;
 mod shares;
 mod totals;
 
 use std::time::SystemTime;
 
 use theazo_domain::time::Timestamp;
-use theazo_projections::grain::{Grain, cover};
+use theazo_projections::grain::{Grain, Piece, cover};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 pub use entries::{Entry, Filter, Place, entries};
 pub use export::{Group, Part, account_name, begun, entries_after, groups};
-pub use shares::{By, Parts, Share, parts, users_of};
+pub use kept::KeptSums;
+pub use shares::{By, Share, called, shares, users_of};
 pub use totals::{Total, daily, totals};
 
 use crate::database::{Error, Scope, millis, system_time};
@@ -82,7 +84,11 @@ const LINES: &str = "lines";
 impl Pieces {
     fn of(period: Period, pin: Pin, grains: &[Grain]) -> Self {
         let Period { from, until } = period.widened(pin);
-        let pieces = cover(from, until, grains);
+        Self::new(&cover(from, until, grains), (from, until), pin)
+    }
+
+    /// Of these pieces, and of what came after the pin from one moment to before another.
+    fn new(pieces: &[Piece], (from, until): (Timestamp, Timestamp), pin: Pin) -> Self {
         Self {
             grains: pieces.iter().map(|piece| piece.grain.map_or(LINES, Grain::as_str)).collect(),
             since: pieces.iter().map(|piece| system_time(piece.from)).collect(),
@@ -99,26 +105,26 @@ impl Pieces {
     }
 }
 
-/// The pieces, and the lines that are summed up themselves: those within pieces that no grain is fine enough for, and,
-/// taken away again, those of the period that came after the pin. Lines that are not late are found by their positions,
+/// The pieces, numbered from 1, and the lines that are summed up themselves: those within pieces that no grain is fine
+/// enough for, and, taken away again under the number 0, those of the period that came after the pin. Lines that are not late are found by their positions,
 /// since times follow positions.
 const SOURCES: &str = "with pieces as materialized (
         select * from unnest($2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[])
-          as p(grain, since, until, sign)
+          with ordinality as p(grain, since, until, sign, n)
     ), lines as (
-        select p.sign, l.* from pieces p cross join lateral (
+        select p.n, p.sign, l.* from pieces p cross join lateral (
             select * from ledger l where l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.late = 0
               and l.position > position_before($1, p.since) and l.position <= position_before($1, p.until)
             offset 0) l
           where p.grain = 'lines'
         union all
-        select p.sign, l.* from pieces p cross join lateral (
+        select p.n, p.sign, l.* from pieces p cross join lateral (
             select * from ledger l where l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.late = 1
               and l.at >= p.since and l.at < p.until
             offset 0) l
           where p.grain = 'lines'
         union all
-        select -1, l.* from ledger l
+        select 0, -1, l.* from ledger l
           where l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.position > $6
             and l.at >= $7 and l.at < $8
     )";
@@ -128,24 +134,24 @@ const SOURCES: &str = "with pieces as materialized (
 fn created_in(grains: &str) -> String {
     format!(
         ", created as (
-        select p.sign, s.user_id, s.session_id from pieces p cross join lateral (
+        select p.n, p.sign, s.created_at, s.user_id, s.session_id from pieces p cross join lateral (
             select * from sessions s where {OF_SESSIONS} and s.created_at >= p.since and s.created_at < p.until
             offset 0) s
           where p.grain in ({grains})
         union all
-        select -1, s.user_id, s.session_id from sessions s
+        select 0, -1, s.created_at, s.user_id, s.session_id from sessions s
           where {OF_SESSIONS} and s.position > $6 and s.created_at >= $7 and s.created_at < $8
             and s.created_at >= (select e.at from events e where e.tenant_id = $1 and e.position = $6)
     )"
     )
 }
 
-/// The sessions that were created in the whole period, up to the pin.
-fn created_in_all() -> String {
+/// The sessions that were created from one moment to before another, up to the pin, under this number.
+fn created_in_all(n: i64, (from, until): (&str, &str)) -> String {
     format!(
         ", created as (
-        select 1::bigint as sign, s.user_id, s.session_id from sessions s
-          where {OF_SESSIONS} and s.position <= $6 and s.created_at >= $7 and s.created_at < $8
+        select {n}::bigint as n, s.created_at, s.user_id, s.session_id from sessions s
+          where {OF_SESSIONS} and s.position <= $6 and s.created_at >= {from} and s.created_at < {until}
     )"
     )
 }

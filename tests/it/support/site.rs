@@ -267,6 +267,7 @@ fn server(login: &Config, clock: &Arc<dyn Clock>, outside: &Outside) -> Server {
         typescript: Converter::of(env!("CARGO_BIN_EXE_theazo").into()),
         cards: Cards::default(),
         conversations: Conversations::default(),
+        kept_sums: theazo::read::usage::KeptSums::default(),
         clock,
         stopping,
     });

@@ -96,7 +96,7 @@ pub(crate) async fn users(
     inspector: Inspector,
     query: Query,
 ) -> Result<Json<Costs<UserCost>>, Error> {
-    let show = |share: Share<'_>, user_id, cost| {
+    let show = |share: &Share, user_id, cost| {
         let (sessions, agents) = (share.sessions, share.agents);
         UserCost { user_id, cost, sessions, agents }
     };
@@ -117,8 +117,8 @@ pub(crate) async fn sessions(
     inspector: Inspector,
     query: Query,
 ) -> Result<Json<Costs<SessionCost>>, Error> {
-    let show = |share: Share<'_>, user_id, cost| {
-        let session_id = share.id.to_owned();
+    let show = |share: &Share, user_id, cost| {
+        let session_id = share.id.to_string();
         SessionCost { session_id, user_id, cost, agents: share.agents }
     };
     list(&edge, &inspector, query, By::Session, show).await
@@ -138,9 +138,9 @@ pub(crate) async fn agents(
     inspector: Inspector,
     query: Query,
 ) -> Result<Json<Costs<AgentCost>>, Error> {
-    let show = |share: Share<'_>, user_id, cost| {
-        let agent_id = share.besides.map(str::to_owned);
-        AgentCost { agent_id, session_id: share.id.to_owned(), user_id, cost }
+    let show = |share: &Share, user_id, cost| {
+        let agent_id = share.agent.as_deref().map(str::to_owned);
+        AgentCost { agent_id, session_id: share.id.to_string(), user_id, cost }
     };
     list(&edge, &inspector, query, By::Agent, show).await
 }
@@ -151,7 +151,7 @@ async fn list<T>(
     inspector: &Inspector,
     mut query: Query,
     by: By,
-    show: impl Fn(Share<'_>, Option<String>, Amount) -> T,
+    show: impl Fn(&Share, Option<String>, Amount) -> T,
 ) -> Result<Json<Costs<T>>, Error> {
     let now = edge.app.clock.now();
     let asked = Asked::read(&mut query, Default::Month, now);
@@ -168,34 +168,39 @@ async fn list<T>(
     let reached = listing.below.map(Reached::unpack);
     let pin = usage::pin(scope, reached.map(|reached| reached.pinned)).await?;
     let period = if reached.is_some() { asked.again(pin) } else { asked.from(now, pin.at) };
-    let (parts, totals) =
-        tokio::try_join!(usage::parts(scope, by, period, pin), usage::totals(scope, period, pin))?;
-    let shares = parts.shares()?;
+    let (shares, totals) = tokio::try_join!(
+        usage::shares(scope, &edge.app.kept_sums, by, period, pin),
+        usage::totals(scope, period, pin)
+    )?;
     let shown = reached.map_or(0, |reached| reached.shown as usize);
     let until = shown.saturating_add(usize::try_from(listing.rows()).unwrap_or(usize::MAX));
-    let page = dearest(by, &shares, shown..until);
-    // Of sessions and agents only those who are shown have to be known by their users' names.
-    let names = match by {
-        By::User => HashMap::new(),
-        By::Session | By::Agent => users_of(scope, page.iter().map(|(share, _)| share.id)).await?,
+    // Users are put in order by what callers call them; of sessions and agents only those who are shown are looked up.
+    let called = match by {
+        By::User => usage::called(scope, shares.iter().map(|share| &*share.id)).await?,
+        By::Session | By::Agent => HashMap::new(),
+    };
+    let page = dearest(&shares, &called, shown..until);
+    let called = match by {
+        By::User => called,
+        By::Session | By::Agent => users_of(scope, page.iter().map(|(share, _)| &*share.id)).await?,
     };
     let rows = page.into_iter().zip(reached.map_or(1, |reached| reached.shown + 1)..).collect();
-    let place = |(_, shown): &(_, i64)| Reached { pinned: pin.position, shown: *shown }.pack();
-    let name = |share: &Share<'_>| match by {
-        By::User => share.besides.map(str::to_owned),
-        By::Session | By::Agent => names.get(share.id).cloned(),
-    };
+    let place = |(_, shown): &((&Share, Amount), i64)| Reached { pinned: pin.position, shown: *shown }.pack();
     let Page { data, has_more, next_cursor } =
-        listing.page(rows, place, |((share, cost), _)| show(share, name(&share), cost));
+        listing.page(rows, place, |((share, cost), _)| show(share, called.get(&*share.id).cloned(), cost));
     Ok(Json(Costs { data, has_more, next_cursor, period: period.into(), unrated: unrated_in(&totals) }))
 }
 
-/// These of the shares, the dearest first and those that cost the same by what tells them apart, each with its cents of
-/// the total.
-fn dearest<'a>(by: By, shares: &[Share<'a>], range: Range<usize>) -> Vec<(Share<'a>, Amount)> {
-    let key = |share: &Share<'a>| match by {
-        By::User => (share.besides.unwrap_or(share.id), ""),
-        By::Session | By::Agent => (share.id, share.besides.unwrap_or_default()),
+/// These of the shares, the dearest first and those that cost the same by what they are called and what tells them apart,
+/// each with its cents of the total.
+fn dearest<'a>(
+    shares: &'a [Share],
+    called: &HashMap<String, String>,
+    range: Range<usize>,
+) -> Vec<(&'a Share, Amount)> {
+    let key = |share: &'a Share| {
+        let id = called.get(&*share.id).map_or(&*share.id, String::as_str);
+        (id, share.agent.as_deref().unwrap_or_default())
     };
     let parts: Vec<_> = shares.iter().map(|share| (key(share), share.cost)).collect();
     let cents = allot(sum_in_cents(&parts), &parts);
@@ -211,7 +216,7 @@ fn dearest<'a>(by: By, shares: &[Share<'a>], range: Range<usize>) -> Vec<(Share<
     }
     order.sort_unstable_by(dearer);
     let page = order.into_iter().skip(range.start);
-    page.map(|at| (shares[at], allotted(cents[at], shares[at].cost))).collect()
+    page.map(|at| (&shares[at], allotted(cents[at], shares[at].cost))).collect()
 }
 
 /// How far a list was shown, and of which position of the log it is.

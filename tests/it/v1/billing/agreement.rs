@@ -16,18 +16,18 @@ use crate::support::site::Site;
 
 /// What the events say of a period, by a rule of its own.
 #[derive(Debug, Default)]
-struct Expected {
+pub(super) struct Expected {
     total: Decimal,
     unconfirmed: Decimal,
     by_category: BTreeMap<&'static str, Decimal>,
-    by_user: BTreeMap<String, Decimal>,
-    by_session: BTreeMap<String, Decimal>,
-    by_agent: BTreeMap<String, Decimal>,
+    pub(super) by_user: BTreeMap<String, Decimal>,
+    pub(super) by_session: BTreeMap<String, Decimal>,
+    pub(super) by_agent: BTreeMap<String, Decimal>,
     by_model: BTreeMap<Option<String>, Decimal>,
     by_day: BTreeMap<String, Decimal>,
     entries: usize,
     calls: i64,
-    sessions: BTreeSet<String>,
+    pub(super) sessions: BTreeSet<String>,
     input_tokens: i64,
     output_tokens: i64,
     compute_ms: i64,
@@ -44,7 +44,7 @@ fn whole(quantity: Decimal) -> i64 {
 }
 
 impl Expected {
-    fn of(events: &[(Timestamp, Event)], inside: impl Fn(Timestamp) -> bool) -> Self {
+    pub(super) fn of(events: &[(Timestamp, Event)], inside: impl Fn(Timestamp) -> bool) -> Self {
         let mut expected = Self::default();
         for (at, event) in events {
             if let Event::SessionCreated(created) = event
@@ -132,7 +132,7 @@ fn round(exact: Decimal) -> i64 {
 }
 
 /// All rows of a list that is paged, in pages of this size.
-async fn all(api: &Api, path: &str, limit: usize) -> Vec<Value> {
+pub(super) async fn all(api: &Api, path: &str, limit: usize) -> Vec<Value> {
     let mut rows: Vec<Value> = vec![];
     let mut cursor = String::new();
     loop {
@@ -262,7 +262,7 @@ async fn opens_to_its_event(api: &Api, events: &[(Timestamp, Event)], entry: &Va
 }
 
 /// A moment near something that happened, or anywhere.
-fn moment(dice: &mut Dice, events: &[(Timestamp, Event)]) -> Timestamp {
+pub(super) fn moment(dice: &mut Dice, events: &[(Timestamp, Event)]) -> Timestamp {
     let near = events[dice.below(events.len() as u64) as usize].0.millis();
     let millis = match dice.below(4) {
         0 => near / 1_000 * 1_000,

@@ -3,6 +3,7 @@
 mod agreement;
 mod api;
 mod export;
+mod kept;
 mod synthetic;
 
 use rust_decimal::Decimal;

@@ -160,8 +160,55 @@ pub(super) fn random_log(dice: &mut Dice, number: usize) -> Vec<(Timestamp, Even
         .collect()
 }
 
+/// The read models that usage and billing are read from.
+const READ_MODELS: [&str; 5] = ["sessions", "ledger", "usage_totals", "usage_by_user", "usage_by_agent"];
+
 /// Writes events to a log as if they had been appended, and folds them into the read models.
 pub(super) async fn write(api: &Api, events: &[(Timestamp, Event)]) {
+    // What was appended before happened before.
+    let client = api.site.database.connect().await;
+    let begun = theazo::database::system_time(Timestamp::from_millis(START_MS));
+    client
+        .execute("update events set at = $2 where tenant_id = $1", &[&api.tenant.id, &begun])
+        .await
+        .unwrap();
+    insert(api, events).await;
+    rebuild(api).await;
+}
+
+/// Writes more of them, folded into the builds of the read models that there are, as an append folds them.
+pub(super) async fn go_on(api: &Api, events: &[(Timestamp, Event)]) {
+    let client = api.site.database.connect().await;
+    let tenant = api.tenant.id;
+    let live =
+        "select build from projection_builds where tenant_id = $1 and projection = $2 and state = 'live'";
+    let mut builds: Vec<i32> = vec![];
+    for name in READ_MODELS {
+        builds.push(client.query_one(live, &[&tenant, &name]).await.unwrap().get(0));
+    }
+    insert(api, events).await;
+    rebuild(api).await;
+    for (name, build) in READ_MODELS.iter().zip(builds) {
+        let made: i32 = client.query_one(live, &[&tenant, name]).await.unwrap().get(0);
+        for table in [*name, "projection_builds"] {
+            let of = if table == *name { String::new() } else { format!("and projection = '{name}'") };
+            let sql = format!("delete from {table} where tenant_id = $1 and build = $2 {of}");
+            client.execute(&sql, &[&tenant, &build]).await.unwrap();
+            let sql = format!("update {table} set build = $2 where tenant_id = $1 and build = $3 {of}");
+            client.execute(&sql, &[&tenant, &build, &made]).await.unwrap();
+        }
+    }
+}
+
+/// Folds the log into new builds of the read models.
+pub(super) async fn rebuild(api: &Api) {
+    for name in READ_MODELS {
+        let projection = theazo_projections::named(name).unwrap();
+        rebuild::rebuild(&api.site.servers[0].app.log, api.tenant, projection).await.unwrap();
+    }
+}
+
+async fn insert(api: &Api, events: &[(Timestamp, Event)]) {
     let client = api.site.database.connect().await;
     let tenant = api.tenant.id;
     let head = api.head().await;
@@ -184,10 +231,6 @@ pub(super) async fn write(api: &Api, events: &[(Timestamp, Event)]) {
             client.execute(user, &[&tenant, user_id, &known_as]).await.unwrap();
         }
     }
-    // What was appended before happened before.
-    let begun = theazo::database::system_time(Timestamp::from_millis(START_MS));
-    let sql = "update events set at = $3 where tenant_id = $1 and position <= $2";
-    client.execute(sql, &[&tenant, &head, &begun]).await.unwrap();
     let finish = "insert into event_subjects select tenant_id, unnest(subjects), position from events
                     where tenant_id = $1 and position > $2";
     client.execute(finish, &[&tenant, &head]).await.unwrap();
@@ -195,8 +238,4 @@ pub(super) async fn write(api: &Api, events: &[(Timestamp, Event)]) {
     let end = head + events.len() as i64;
     let sql = "update heads set position = $2, last_at = $3 where tenant_id = $1";
     client.execute(sql, &[&tenant, &end, &last]).await.unwrap();
-    for name in ["sessions", "ledger", "usage_totals", "usage_by_user", "usage_by_agent"] {
-        let projection = theazo_projections::named(name).unwrap();
-        rebuild::rebuild(&api.site.servers[0].app.log, api.tenant, projection).await.unwrap();
-    }
 }
