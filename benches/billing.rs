@@ -48,6 +48,18 @@ fn periods() -> [(&'static str, String); 3] {
     ]
 }
 
+/// Thirty days that begin and end within a minute, others for each request: what a server has kept of the ones before is
+/// of days and hours that seldom lie at the edges of the next.
+fn other_edges(number: usize) -> String {
+    let earlier_ms = i64::try_from(number).unwrap_or_default() * 7_919_000 % (25 * DAY_MS);
+    let until = SystemClock.now().millis() - 20 * DAY_MS - earlier_ms;
+    let [from, until] = [until - 30 * DAY_MS + 1_234_000, until].map(Timestamp::from_millis);
+    format!("from={from}&until={until}")
+}
+
+/// Stands in a path for [`other_edges`].
+const OTHER_EDGES: &str = "{other edges}";
+
 /// The views, and which of them are asked for every period.
 fn views(session: &str, agent: &str) -> Vec<(String, String)> {
     let mut views = vec![];
@@ -64,6 +76,10 @@ fn views(session: &str, agent: &str) -> Vec<(String, String)> {
         ] {
             views.push((format!("/{view}, {period}"), format!("/v1/{view}?{query}")));
         }
+    }
+    for list in ["users", "sessions", "agents"] {
+        let name = format!("/billing/usage/{list}, 30 days, other edges each time");
+        views.push((name, format!("/v1/billing/usage/{list}?{OTHER_EDGES}")));
     }
     let (_, month) = &periods()[0];
     for (name, filter) in [
@@ -111,9 +127,10 @@ async fn measure(charges: i64, requests: usize) -> anyhow::Result<Vec<(String, f
     agree::check(&served, &mut connection, &client, &periods()).await?;
     let mut figures = vec![];
     for (name, path) in views(row.get(0), row.get(1)) {
-        let request = served.request("GET", &path, "");
         let mut times: Vec<Duration> = vec![];
         for number in 0..requests + 20 {
+            let path = path.replace(OTHER_EDGES, &other_edges(number));
+            let request = served.request("GET", &path, "");
             let began = Instant::now();
             connection.send(&request).await?;
             let body = answer(&mut connection).await?;

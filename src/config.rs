@@ -324,7 +324,9 @@ pub const KEPT_CONVERSATION_IDLE: Duration = Duration::from_secs(600);
 pub const KEPT_SUMS_BYTES: usize = 32 * 1024 * 1024;
 /// What it takes to keep whose such a sum is: two ids of 30 bytes, and where to find them.
 pub const KEPT_NAME_BYTES: usize = 200;
-/// Periods of one length behind each other whose sums are kept one by one; more are read as they are.
+/// What a tenant takes there of whom nothing is kept yet.
+pub const KEPT_BOOK_BYTES: usize = 512;
+/// Periods of one length behind each other whose sums are kept one by one; of more than so many the last.
 pub const KEPT_PERIODS_OF_A_PIECE: usize = 64;
 /// The model of agents that name none, on a server whose operator has named none.
 pub const DEFAULT_MODEL: &str = "claude-sonnet-4-20250514";

@@ -106,22 +106,28 @@ impl KeptSums {
         self.books().get(&(tenant, whose)).cloned()
     }
 
-    /// What is kept of a tenant of these builds of its read models: nothing yet, where those that were kept are of others.
+    /// What is kept of a tenant of these builds of its read models: nothing yet, where what is kept is of others. Its places
+    /// of names are its own: what another book has found says nothing in this one.
     pub(super) fn book_of(&self, tenant: TenantId, whose: Whose, builds: &str) -> Arc<Book> {
         let mut books = self.books();
         let kept = books.get(&(tenant, whose)).filter(|book| book.builds == builds).cloned();
         kept.unwrap_or_else(|| {
-            let (pages, bytes) = (Mutex::default(), AtomicUsize::default());
+            let (pages, bytes) = (Mutex::default(), AtomicUsize::new(config::KEPT_BOOK_BYTES));
             let book = Arc::new(Book { builds: builds.to_owned(), pages, bytes });
             books.put((tenant, whose), Arc::clone(&book));
             book
         })
     }
 
-    /// Forgets the books that were asked for longest ago, beyond the limit. One that is larger by itself begins anew.
+    /// Forgets books beyond the limit: one that is larger by itself, and then those that were asked for longest ago.
+    /// Whoever is at such a book goes on with it.
     pub(super) fn trim(&self) {
         let mut books = self.books();
         let bytes = |book: &Arc<Book>| book.bytes.load(Ordering::Relaxed);
+        let too_large = books.iter().find(|(_, book)| bytes(book) > config::KEPT_SUMS_BYTES);
+        if let Some(place) = too_large.map(|(place, _)| *place) {
+            books.pop(&place);
+        }
         let mut all: usize = books.iter().map(|(_, book)| bytes(book)).sum();
         while all > config::KEPT_SUMS_BYTES
             && let Some((_, oldest)) = books.pop_lru()
@@ -153,7 +159,8 @@ impl Book {
     /// Says how much is kept, after something was.
     pub(super) fn weigh(&self, pages: &Pages) {
         let parts: usize = pages.units.values().map(|sums| sums.parts.len()).sum();
-        let bytes = parts * size_of::<Part>()
+        let bytes = config::KEPT_BOOK_BYTES
+            + parts * size_of::<Part>()
             + pages.units.len() * size_of::<(Unit, Sums)>()
             + pages.names.all.len() * config::KEPT_NAME_BYTES;
         self.bytes.store(bytes, Ordering::Relaxed);
@@ -181,9 +188,10 @@ impl Pages {
         }
     }
 
-    /// Notes that no late line has changed a period until this position.
-    pub(super) fn confirm(&mut self, unit: Unit, position: i64) {
-        if let Some(sums) = self.units.get_mut(&unit) {
+    /// Notes that no late line has changed a period behind the last position of these sums and until this one. Other sums
+    /// of it, which have come since, may be of before.
+    pub(super) fn confirm(&mut self, unit: Unit, seen: &Sums, position: i64) {
+        if let Some(sums) = self.units.get_mut(&unit).filter(|sums| sums.last >= seen.last) {
             sums.last = sums.last.max(position);
         }
     }
@@ -234,5 +242,77 @@ impl Names {
         self.all.push(name(place));
         self.places.insert(id.into(), place);
         place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(start: i64) -> Unit {
+        (Grain::Hour, Timestamp::from_millis(start))
+    }
+
+    fn parts(number: usize) -> Vec<Part> {
+        vec![Part { name: 0, used: Used::default() }; number]
+    }
+
+    #[test]
+    fn what_is_kept_of_a_position_serves_it_and_later_ones() {
+        let kept = KeptSums::default();
+        let book = kept.book_of(TenantId(1), Whose::Users, "1 1 1 1");
+        book.pages().keep(unit(0), 10, parts(3));
+        assert!(book.find(unit(0), 9).is_none());
+        assert_eq!(book.find(unit(0), 10).map(|sums| (sums.last(), sums.parts().len())), Some((10, 3)));
+        // What was read of an older position takes no newer one's place.
+        book.pages().keep(unit(0), 9, parts(2));
+        assert_eq!(book.find(unit(0), 12).map(|sums| sums.parts().len()), Some(3));
+        book.pages().forget(unit(0));
+        assert!(book.find(unit(0), 12).is_none());
+    }
+
+    #[test]
+    fn nobody_confirms_sums_of_before_what_they_have_seen() {
+        let kept = KeptSums::default();
+        let book = kept.book_of(TenantId(1), Whose::Users, "1 1 1 1");
+        book.pages().keep(unit(0), 30, parts(3));
+        let seen = book.find(unit(0), 40).unwrap();
+        // Meanwhile a late line made another forget it, and a page of long ago kept it as it was then.
+        book.pages().forget(unit(0));
+        book.pages().keep(unit(0), 15, parts(1));
+        book.pages().confirm(unit(0), &seen, 40);
+        assert_eq!(book.find(unit(0), 40).map(|sums| sums.last()), Some(15));
+        let seen = book.find(unit(0), 40).unwrap();
+        book.pages().confirm(unit(0), &seen, 40);
+        assert_eq!(book.find(unit(0), 40).map(|sums| sums.last()), Some(40));
+    }
+
+    #[test]
+    fn books_of_other_builds_and_those_beyond_the_limit_begin_anew() {
+        let kept = KeptSums::default();
+        let place = (TenantId(1), Whose::Agents);
+        let fill = |tenant: i64, bytes: usize| {
+            let book = kept.book_of(TenantId(tenant), Whose::Agents, "1 1 1 1");
+            let mut pages = book.pages();
+            pages.keep(unit(0), 10, parts(bytes / size_of::<Part>()));
+            book.weigh(&pages);
+        };
+        let third = config::KEPT_SUMS_BYTES / 3;
+        fill(1, third);
+        let book = kept.book(place.0, place.1).unwrap();
+        assert!(
+            book.is_of("1 1 1 1") && kept.book_of(place.0, place.1, "1 1 1 1").find(unit(0), 10).is_some()
+        );
+        assert!(kept.book_of(place.0, place.1, "1 2 1 1").find(unit(0), 10).is_none());
+        // Whoever has the book that was there keeps it.
+        assert!(book.find(unit(0), 10).is_some());
+        for tenant in 1..=3 {
+            fill(tenant, third);
+        }
+        fill(4, 2 * config::KEPT_SUMS_BYTES);
+        kept.trim();
+        // The one that is too large went, and then one of the others: with what stands around them they are more than fit.
+        let left = (1..=4).filter(|tenant| kept.book(TenantId(*tenant), Whose::Agents).is_some());
+        assert_eq!(left.collect::<Vec<_>>(), [2, 3]);
     }
 }

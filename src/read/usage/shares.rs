@@ -10,7 +10,7 @@ use theazo_projections::ledger::usage::{AGENT_GRAINS, USER_GRAINS};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::kept::{Book, KeptSums, Name, Part, Sums, Unit, Used, Whose};
+use super::kept::{Book, KeptSums, Name, Pages, Part, Sums, Unit, Used, Whose};
 use super::{IS_ENTRY, LINES, Period, Pieces, Pin, SOURCES, created_in, created_in_all};
 use crate::config;
 use crate::database::{Error, Scope, millis, system_time};
@@ -164,14 +164,22 @@ impl Plan {
         let Some(grain) = piece.grain else {
             return self.asked.push(Asked { piece, unit: None });
         };
-        let mut from = piece.from;
-        for _ in 0..config::KEPT_PERIODS_OF_A_PIECE {
-            let until = grain.end(from);
-            // Nothing that is not late has an earlier time than what stands before it in the log, so such a period can
-            // change by late lines alone.
-            if from >= piece.until || until > pin.at {
-                break;
+        // Nothing that is not late has an earlier time than what stands before it in the log, so a period that has ended
+        // can change by late lines alone.
+        let ended = grain.floor(pin.at).clamp(piece.from, piece.until);
+        let mut units = vec![];
+        let mut until = ended;
+        while until > piece.from && units.len() < config::KEPT_PERIODS_OF_A_PIECE {
+            let from = grain.floor(Timestamp::from_millis(until.millis() - 1));
+            units.push((from, until));
+            until = from;
+        }
+        for (from, until) in [(piece.from, until), (ended, piece.until)] {
+            if from < until {
+                self.asked.push(Asked { piece: Piece { from, until, ..piece }, unit: None });
             }
+        }
+        for (from, until) in units {
             let unit = (grain, from);
             match book.and_then(|book| book.find(unit, pin.position)) {
                 Some(sums) => self.found.push(Found { unit, until, sign: piece.sign, sums }),
@@ -179,10 +187,6 @@ impl Plan {
                     self.asked.push(Asked { piece: Piece { from, until, ..piece }, unit: Some(unit) });
                 }
             }
-            from = until;
-        }
-        if from < piece.until {
-            self.asked.push(Asked { piece: Piece { from, ..piece }, unit: None });
         }
     }
 
@@ -228,12 +232,13 @@ pub async fn shares(
         let rows = scope.query_by_index(&sql, &parameters).await?;
         let lines = rows.iter().map(Line::read).collect::<Result<Vec<_>, _>>()?;
         let builds = lines.iter().find(|line| line.n == BUILDS).map_or("", |line| line.id);
-        if book.as_deref().is_some_and(|book| !book.is_of(builds)) && !plan.found.is_empty() {
+        book = book.filter(|book| book.is_of(builds));
+        if book.is_none() && !plan.found.is_empty() {
             // The read models were rebuilt: what is kept is of what they were.
-            book = None;
             continue;
         }
-        let book = kept.book_of(tenant, by.whose(), builds);
+        // What was found says whose it is by the places of its own book, even where that is kept no more.
+        let book = book.unwrap_or_else(|| kept.book_of(tenant, by.whose(), builds));
         let shares = add_up(&book, by, &plan, &lines, pin);
         kept.trim();
         return Ok(shares);
@@ -275,9 +280,16 @@ fn add_up(book: &Book, by: By, plan: &Plan, lines: &[Line<'_>], pin: Pin) -> Vec
     let mut read: Vec<Vec<Part>> = plan.asked.iter().map(|_| vec![]).collect();
     let mut changed = vec![false; plan.found.len()];
     let mut sums = Adding::default();
-    let mut pages = book.pages();
-    for line in lines.iter().filter(|line| line.n != BUILDS) {
-        let part = Part { name: pages.place(line.id, line.agent), used: line.used };
+    let lines: Vec<(&Line<'_>, Part)> = {
+        let mut pages = book.pages();
+        let part = |line: &Line<'_>, pages: &mut Pages| Part {
+            name: pages.place(line.id, line.agent),
+            used: line.used,
+        };
+        let told = lines.iter().filter(|line| line.n != BUILDS);
+        told.map(|line| (line, part(line, &mut pages))).collect()
+    };
+    for (line, part) in lines {
         match line.n {
             LATE => {
                 let late = |found: &Found| found.includes(line.at) && found.sums.last() < line.position;
@@ -308,6 +320,7 @@ fn add_up(book: &Book, by: By, plan: &Plan, lines: &[Line<'_>], pin: Pin) -> Vec
     for found in &plan.found {
         found.sums.parts().iter().for_each(|part| sums.add(*part, found.sign));
     }
+    let mut pages = book.pages();
     for (asked, read) in plan.asked.iter().zip(read) {
         if let Some(unit) = asked.unit {
             pages.keep(unit, pin.position, read);
@@ -317,7 +330,7 @@ fn add_up(book: &Book, by: By, plan: &Plan, lines: &[Line<'_>], pin: Pin) -> Vec
         if changed {
             pages.forget(found.unit);
         } else {
-            pages.confirm(found.unit, pin.position);
+            pages.confirm(found.unit, &found.sums, pin.position);
         }
     }
     book.weigh(&pages);

@@ -28,6 +28,11 @@ pub(super) struct Expected {
     entries: usize,
     calls: i64,
     pub(super) sessions: BTreeSet<String>,
+    /// Their users.
+    pub(super) creators: BTreeSet<String>,
+    pub(super) agents: u64,
+    /// Whose agents were created: users, sessions and agents.
+    pub(super) made: [BTreeSet<String>; 3],
     input_tokens: i64,
     output_tokens: i64,
     compute_ms: i64,
@@ -51,6 +56,16 @@ impl Expected {
                 && inside(*at)
             {
                 expected.sessions.insert(created.session_id.to_string());
+                expected.creators.insert(external(created.user_id));
+            }
+            if let Event::AgentCreated(created) = event
+                && inside(*at)
+            {
+                expected.agents += 1;
+                let place = created.place;
+                let whose =
+                    [external(place.user_id), place.session_id.to_string(), place.agent_id.to_string()];
+                expected.made.iter_mut().zip(whose).for_each(|(made, id)| _ = made.insert(id));
             }
             let Some(booked) = event.booked() else { continue };
             if matches!(event, Event::CallSettled(_) | Event::CallLost(_)) {
@@ -81,6 +96,27 @@ impl Expected {
             expected.unconfirmed += sum(&booked.booking.unconfirmed) - sum(&booked.booking.withdrawn);
         }
         expected
+    }
+
+    /// Who is in a list: whoever cost something, or created something, and nobody else; and what they created.
+    #[track_caller]
+    pub(super) fn lists(&self, by: &str, rows: &[Value], name: &str) {
+        let listed: BTreeSet<&str> = rows.iter().map(|row| row[name].as_str().unwrap()).collect();
+        let none = BTreeSet::new();
+        let (charged, created, made) = match by {
+            "users" => (&self.by_user, &self.creators, &self.made[0]),
+            "sessions" => (&self.by_session, &self.sessions, &self.made[1]),
+            _ => (&self.by_agent, &none, &self.made[2]),
+        };
+        let all = charged.keys().chain(created).chain(made).map(String::as_str);
+        assert_eq!(listed, all.collect::<BTreeSet<&str>>(), "{by}");
+        let count = |name: &str| -> Option<u64> { rows.iter().map(|row| row[name].as_u64()).sum() };
+        if by == "users" {
+            assert_eq!(count("sessions"), Some(self.sessions.len() as u64));
+        }
+        if by != "agents" {
+            assert_eq!(count("agents"), Some(self.agents), "{by}");
+        }
     }
 
     fn settled(&mut self, charge: &Charge, model: Option<&str>) {
@@ -215,16 +251,7 @@ async fn agree(api: &Api, events: &[(Timestamp, Event)], period: &str, expected:
         let rows = all(api, &format!("/v1/billing/usage/{by}?{period}"), 7).await;
         assert!(rows.is_sorted_by(|one, other| exact(&one["cost"]) >= exact(&other["cost"])), "{by}");
         breaks_down(&rows, |row| row[name].as_str().unwrap().to_owned(), of_each, total);
-        if by == "users" {
-            let counted = rows.iter().map(|row| row["sessions"].as_u64().unwrap());
-            assert_eq!(counted.sum::<u64>(), sessions as u64);
-        }
-        if by == "sessions" {
-            let listed: BTreeSet<&str> = rows.iter().filter_map(|row| row["sessionId"].as_str()).collect();
-            let charged = expected.by_session.keys().map(String::as_str);
-            let created = expected.sessions.iter().map(String::as_str);
-            assert_eq!(listed, charged.chain(created).collect::<BTreeSet<&str>>());
-        }
+        expected.lists(by, &rows, name);
     }
     let entries = all(api, &format!("/v1/billing/entries?{period}"), 100).await;
     assert_eq!(entries.len(), expected.entries);

@@ -16,8 +16,22 @@ use crate::support::site::Site;
 /// The lists, and what their rows are told apart by.
 const LISTS: [(&str, &str); 3] = [("users", "userId"), ("sessions", "sessionId"), ("agents", "agentId")];
 
+/// How many events there are when the lists are asked for.
+const LENGTHS: [usize; 6] = [40, 70, 71, 100, 130, 160];
+
 fn costs(rows: &[Value], name: &str) -> BTreeMap<String, Decimal> {
     rows.iter().map(|row| (row[name].as_str().unwrap().to_owned(), exact(&row["cost"]))).collect()
+}
+
+/// The rows of a list behind a cursor.
+async fn rest(api: &Api, path: &str, cursor: &str) -> Vec<Value> {
+    let (mut rows, mut cursor) = (vec![], cursor.to_owned());
+    loop {
+        let page = api.get(&format!("{path}&limit=7&cursor={cursor}")).await.expect(200);
+        rows.extend(page["data"].as_array().unwrap().iter().cloned());
+        let Some(next) = page["nextCursor"].as_str() else { return rows };
+        next.clone_into(&mut cursor);
+    }
 }
 
 /// The three lists tell what these events say of a period.
@@ -34,12 +48,8 @@ async fn tell(api: &Api, events: &[(Timestamp, Event)], (from, until): (Timestam
                 _ => &expected.by_agent,
             };
             let mut shown = costs(&rows, name);
-            if list == "users" {
-                let sessions: usize = rows.iter().map(|row| row["sessions"].as_u64().unwrap() as usize).sum();
-                assert_eq!(sessions, expected.sessions.len(), "{path}");
-            }
-            // Sessions that were created and cost nothing are listed too, and their users.
-            shown.retain(|id, cost| !cost.is_zero() || wanted.contains_key(id));
+            expected.lists(list, &rows, name);
+            shown.retain(|id, _| wanted.contains_key(id));
             assert_eq!(&shown, wanted, "{path} of {} events", events.len());
         }
     }
@@ -51,40 +61,39 @@ async fn a_list_stays_right_while_the_log_goes_on_and_late_lines_come() {
         let mut dice = Dice::new(seed);
         let api = Site::new().await.admin().await;
         let events = random_log(&mut dice, 160);
-        let periods: Vec<(Timestamp, Timestamp)> = (0..6)
+        let mut periods: Vec<(Timestamp, Timestamp)> = (0..6)
             .map(|_| {
                 let mut bounds = [moment(&mut dice, &events), moment(&mut dice, &events)];
                 bounds.sort();
                 bounds.into()
             })
             .collect();
-        write(&api, &events[..40]).await;
-        let mut opened: Vec<(String, Vec<Value>)> = vec![];
-        for end in [40, 70, 71, 100, 130, 160] {
-            let begun = (api.head().await, end);
+        // More months than are kept one by one.
+        periods.push((Timestamp::from_millis(0), moment(&mut dice, &events)));
+        write(&api, &events[..LENGTHS[0]]).await;
+        let mut opened: Vec<(String, String, Vec<Value>)> = vec![];
+        for end in LENGTHS {
             for period in &periods {
                 tell(&api, &events[..end], *period).await;
             }
             // Lists that were opened before go on as they were.
-            for (rest, rows) in &opened {
-                let page = api.get(rest).await.expect(200);
-                assert_eq!(page["data"].as_array().unwrap(), rows, "{rest} at {begun:?}");
+            for (path, cursor, rows) in &opened {
+                for _ in &api.site.servers {
+                    assert_eq!(&rest(&api, path, cursor).await, rows, "{path} of {end} events");
+                }
             }
-            let (from, until) = periods[dice.below(6) as usize];
-            for (list, _) in LISTS {
-                let path = format!("/v1/billing/usage/{list}?from={from}&until={until}&limit=2");
-                let page = api.get(&path).await.expect(200);
+            for ((list, _), (from, until)) in LISTS.iter().zip(&periods) {
+                let path = format!("/v1/billing/usage/{list}?from={from}&until={until}");
+                let page = api.get(&format!("{path}&limit=7")).await.expect(200);
                 let Some(cursor) = page["nextCursor"].as_str() else { continue };
-                let rest = format!("{path}&cursor={cursor}");
-                let next = api.get(&rest).await.expect(200);
-                opened.push((rest, next["data"].as_array().unwrap().clone()));
+                let rows = rest(&api, &path, cursor).await;
+                opened.push((path, cursor.to_owned(), rows));
             }
-            let next = [40, 70, 71, 100, 130, 160].into_iter().find(|next| *next > end);
-            if let Some(next) = next {
+            if let Some(next) = LENGTHS.into_iter().find(|next| *next > end) {
                 go_on(&api, &events[end..next]).await;
             }
         }
-        assert!(opened.len() >= 6, "{} lists have more than a page", opened.len());
+        assert!(opened.len() >= 4, "{} lists have more than a page", opened.len());
     }
 }
 

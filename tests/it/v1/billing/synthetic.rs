@@ -4,8 +4,9 @@
 use rust_decimal::Decimal;
 use theazo::log::rebuild;
 use theazo_domain::Event;
-use theazo_domain::agent::{CallLost, CallSettled, ComputeStopped, Stop, Tokens};
-use theazo_domain::charge::{Booking, Category, Charge, ChargeId, Line, Place, Price, Unit};
+use theazo_domain::agent::{self, CallLost, CallSettled, ComputeStopped, Stop, Tokens};
+use theazo_domain::agent_config::{AgentConfig, ProviderName};
+use theazo_domain::charge::{Booking, Category, Charge, ChargeId, Line, Place, Price, Rate, Unit};
 use theazo_domain::content::ContentRef;
 use theazo_domain::id::{AgentId, CallId, ContentId, EventId, OrganizationId, SessionId, TaskId, UserId};
 use theazo_domain::session;
@@ -121,7 +122,19 @@ fn random_event(dice: &mut Dice, at: Timestamp, number: usize) -> Event {
             let lost = CallLost { place, task_id, call_id, model, reason, vendor_id, told, late, booking };
             Event::CallLost(lost)
         }
-        2 => {
+        2 => Event::AgentCreated(agent::Created {
+            place,
+            definition: None,
+            config: AgentConfig::default(),
+            provider: ProviderName::Local,
+            browser: false,
+            timeout_s: 300,
+            compute: Rate { price: None, rate_card: "card".into() },
+            storage: None,
+            slice_ms: 60_000,
+            booking: Booking::default(),
+        }),
+        3 => {
             let booking = Booking { charges: charges(dice, 2), ..Booking::default() };
             Event::ComputeStopped(ComputeStopped { place, from: at, to: at, unwatched_ms: 0, booking })
         }
