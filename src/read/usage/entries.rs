@@ -145,7 +145,8 @@ pub async fn entries(
     scope.query(&sql, &parameters.0).await?.iter().map(entry).collect()
 }
 
-/// Entries that are not late are found by their positions, which follow the time; the few that are by their time.
+/// Entries that are not late are found by their positions, which follow the time; those that are by their time, and none
+/// of them is looked up that would come behind a page that is full without it.
 fn statement(narrow: &str, subject: Option<&str>, [from, until, limit]: [&str; 3]) -> String {
     let of_build = "l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.position > 0";
     let order = format!("order by l.position desc, l.entry desc limit {limit}");
@@ -167,11 +168,14 @@ fn statement(narrow: &str, subject: Option<&str>, [from, until, limit]: [&str; 3
         ),
     };
     format!(
-        "select {}, u.external_id from (
-           ({timely})
+        "with timely as materialized ({timely})
+         select {}, u.external_id from (
+           select * from timely
            union all
            (select {COLUMNS} from ledger l
-            where {of_build} and l.late = 1 and l.at >= {from} and l.at < {until} and {IS_ENTRY} {narrow} {order})
+            where {of_build} and l.late = 1 and l.at >= {from} and l.at < {until} and {IS_ENTRY} {narrow}
+              and l.position >= (select case when count(*) < {limit} then 0 else min(t.position) end from timely t)
+            {order})
          ) l {OF_USER} {order}",
         COLUMNS.replace("l.user_id, ", ""),
     )
