@@ -142,7 +142,7 @@ pub async fn entries(
         let _ = write!(narrow, " and (l.position, l.entry) < ({place})");
     }
     let sql = statement(&narrow, subject.as_deref(), [&from, &until, &limit]);
-    scope.query(&sql, &parameters.0).await?.iter().map(entry).collect()
+    scope.query_by_index(&sql, &parameters.0).await?.iter().map(entry).collect()
 }
 
 /// Entries that are not late are found by their positions, which follow the time; those that are by their time, and none
