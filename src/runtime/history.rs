@@ -305,6 +305,7 @@ mod tests {
         );
         assert_eq!(conversations.0.lock().unwrap().bytes, 0);
     }
+
     #[test]
     fn a_conversation_that_does_not_go_on_is_forgotten_after_a_while() {
         let conversations = Conversations::default();

@@ -74,15 +74,13 @@ impl By {
         };
         let of_agents =
             Self::kept("usage_by_agent", &ids("t"), &format!("p.grain not in ('{LINES}', {by_agent})"));
-        // A session that was created is no agent's share.
+        let of_created =
+            |id| format!("union all select c.n, c.created_at, null, c.{id}, null, 1, 0, 1, 0 from created c");
         let of_created = match self {
-            Self::User => {
-                "union all select c.n, c.created_at, null, c.user_id, null, 1, 0, 1, 0 from created c"
-            }
-            Self::Session => {
-                "union all select c.n, c.created_at, null, c.session_id, null, 1, 0, 1, 0 from created c"
-            }
-            Self::Agent => "",
+            Self::User => of_created("user_id"),
+            Self::Session => of_created("session_id"),
+            // A session that was created is no agent's share.
+            Self::Agent => String::new(),
         };
         let line = format!(
             "{}, 0, case when l.line = 'agent' then 1 else 0 end, 1, case when {IS_ENTRY} then l.cost else 0 end",

@@ -169,13 +169,19 @@ fn round(exact: Decimal) -> i64 {
 
 /// All rows of a list that is paged, in pages of this size.
 pub(super) async fn all(api: &Api, path: &str, limit: usize) -> Vec<Value> {
+    behind(api, path, limit, None).await
+}
+
+/// The rows of such a list behind a cursor; all of them without one.
+pub(super) async fn behind(api: &Api, path: &str, limit: usize, cursor: Option<&str>) -> Vec<Value> {
+    let parameter = |cursor: &str| format!("&cursor={cursor}");
     let mut rows: Vec<Value> = vec![];
-    let mut cursor = String::new();
+    let mut cursor = cursor.map(parameter).unwrap_or_default();
     loop {
         let page = api.get(&format!("{path}&limit={limit}{cursor}")).await.expect(200);
         rows.extend(page["data"].as_array().unwrap().iter().cloned());
         let Some(next) = page["nextCursor"].as_str() else { return rows };
-        cursor = format!("&cursor={next}");
+        cursor = parameter(next);
     }
 }
 

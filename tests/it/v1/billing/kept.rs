@@ -7,7 +7,7 @@ use serde_json::Value;
 use theazo_domain::Event;
 use theazo_domain::time::Timestamp;
 
-use super::agreement::{Expected, all, moment};
+use super::agreement::{Expected, all, behind, moment};
 use super::exact;
 use super::synthetic::{Dice, go_on, random_log, rebuild, write};
 use crate::support::api::Api;
@@ -21,17 +21,6 @@ const LENGTHS: [usize; 6] = [40, 70, 71, 100, 130, 160];
 
 fn costs(rows: &[Value], name: &str) -> BTreeMap<String, Decimal> {
     rows.iter().map(|row| (row[name].as_str().unwrap().to_owned(), exact(&row["cost"]))).collect()
-}
-
-/// The rows of a list behind a cursor.
-async fn rest(api: &Api, path: &str, cursor: &str) -> Vec<Value> {
-    let (mut rows, mut cursor) = (vec![], cursor.to_owned());
-    loop {
-        let page = api.get(&format!("{path}&limit=7&cursor={cursor}")).await.expect(200);
-        rows.extend(page["data"].as_array().unwrap().iter().cloned());
-        let Some(next) = page["nextCursor"].as_str() else { return rows };
-        next.clone_into(&mut cursor);
-    }
 }
 
 /// The three lists tell what these events say of a period.
@@ -79,14 +68,14 @@ async fn a_list_stays_right_while_the_log_goes_on_and_late_lines_come() {
             // Lists that were opened before go on as they were.
             for (path, cursor, rows) in &opened {
                 for _ in &api.site.servers {
-                    assert_eq!(&rest(&api, path, cursor).await, rows, "{path} of {end} events");
+                    assert_eq!(&behind(&api, path, 7, Some(cursor)).await, rows, "{path} of {end} events");
                 }
             }
             for ((list, _), (from, until)) in LISTS.iter().zip(&periods) {
                 let path = format!("/v1/billing/usage/{list}?from={from}&until={until}");
                 let page = api.get(&format!("{path}&limit=7")).await.expect(200);
                 let Some(cursor) = page["nextCursor"].as_str() else { continue };
-                let rows = rest(&api, &path, cursor).await;
+                let rows = behind(&api, &path, 7, Some(cursor)).await;
                 opened.push((path, cursor.to_owned(), rows));
             }
             if let Some(next) = LENGTHS.into_iter().find(|next| *next > end) {
