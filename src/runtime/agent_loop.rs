@@ -104,10 +104,15 @@ impl Run<'_> {
         }
         let app = Arc::clone(self.desk.app);
         let began = Instant::now();
+        let moment = match self.conversation.next() {
+            // A call to the model is broken off at the last moment, and closed with what it has told.
+            Next::Ask => config::LAST_MOMENT + config::CLOSING_MOMENT,
+            _ => config::LAST_MOMENT,
+        };
         let acted = tokio::select! {
             acted = self.take_turn(left) => acted,
             // Whoever goes on finds the call open, and closes it.
-            () = after_stop(&app, config::LAST_MOMENT) => Ok(Acted::Ended),
+            () = after_stop(&app, moment) => Ok(Acted::Ended),
         };
         spent("step", began.elapsed());
         acted

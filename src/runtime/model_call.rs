@@ -10,10 +10,11 @@ use theazo_domain::organization::Mode;
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
+use super::after_stop;
 use super::agent_loop::{Acted, Run, ends, spent};
 use super::conversation::Reply as Said;
 use crate::log::{Content, Failure, Stored, codec};
-use crate::providers::model::{Call, CallError, Model, Prepared, Reply, ToolCall, Vendor, Verbatim};
+use crate::providers::model::{Call, CallError, Model, Prepared, Reply, ToolCall, Until, Vendor, Verbatim};
 use crate::providers::tools::input;
 use crate::{config, planted, random};
 
@@ -99,11 +100,13 @@ impl Run<'_> {
         let deadline = left.min(config::MODEL_CALL_DEADLINE);
         let mut deltas = |_: &str| {};
         if planted::strikes("unlogged-call", 5) {
-            let _ = model.send(prepared, key, deadline, &mut deltas).await;
+            let _ = model.send(prepared, key, deadline.into(), &mut deltas).await;
         }
+        // Whoever goes on after a stop makes another call. What this one has told by then would be known to nobody.
+        let until = Until { deadline, stop: Box::pin(after_stop(self.desk.app, config::LAST_MOMENT)) };
         // What sends it ends by itself, and tells what had come by then.
         let patience = deadline + config::MODEL_CALL_GRACE;
-        match timeout(patience, model.send(prepared, key, deadline, &mut deltas)).await {
+        match timeout(patience, model.send(prepared, key, until, &mut deltas)).await {
             Ok(answered) => answered,
             Err(_) => Err(CallError::BrokeOff {
                 message: "it took longer than it may".to_owned(),
@@ -163,7 +166,8 @@ impl Run<'_> {
         rest: Option<Duration>,
     ) -> Result<Acted, Failure> {
         let Some(events) = self.tell_surely(closing, vec![]).await? else { return Ok(Acted::Ended) };
-        if ends(&events) {
+        // A call that was broken off since the server stops says nothing of its vendor.
+        if ends(&events) || *self.desk.app.stopping.borrow() {
             return Ok(Acted::Ended);
         }
         self.failures += 1;

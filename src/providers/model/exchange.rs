@@ -11,9 +11,12 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::sse::{Event, Parser};
-use super::{CallError, Reply, Usage};
+use super::{CallError, Reply, Until, Usage};
 use crate::config;
 use crate::providers::client::{self, Client, Limits};
+
+/// Why a call was broken off that nobody waits for any longer.
+const STOPPED: &str = "the server stops";
 
 /// Is given each piece of an answer's text.
 pub(super) type Deltas<'a> = dyn for<'b> FnMut(&'b str) + Send + 'a;
@@ -46,8 +49,6 @@ pub(super) struct Request<'a> {
     pub(super) key: &'a Zeroizing<String>,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
-    /// How long all of it may take.
-    pub(super) deadline: Duration,
 }
 
 /// The way to vendors.
@@ -68,17 +69,27 @@ impl Wire {
     pub(super) async fn exchange(
         &self,
         request: Request<'_>,
+        Until { deadline, mut stop }: Until<'_>,
         mut decoder: impl Decoder,
         deltas: &mut Deltas<'_>,
     ) -> Result<Reply, CallError> {
         let key = Zeroizing::clone(request.key);
-        let mut answer = self.post(request).await?;
+        let mut answer = tokio::select! {
+            answer = self.post(request, deadline) => answer?,
+            () = &mut stop => {
+                let message = STOPPED.to_owned();
+                return Err(CallError::BrokeOff { message, text: String::new(), usage: None, vendor_id: None });
+            }
+        };
         let request_id = request_id(answer.headers());
         if !answer.status().is_success() {
             return Err(refusal(answer, &key).await);
         }
         let broken = if is_event_stream(answer.headers()) {
-            read(&mut answer, &mut decoder, deltas).await.err()
+            tokio::select! {
+                read = read(&mut answer, &mut decoder, deltas) => read.err(),
+                () = stop => Some(STOPPED.to_owned()),
+            }
         } else {
             Some("the answer is no event stream".to_owned())
         };
@@ -100,7 +111,7 @@ impl Wire {
     }
 
     /// A redirect is not followed: it is an answer like any other, and no model's.
-    async fn post(&self, request: Request<'_>) -> Result<client::Reply, CallError> {
+    async fn post(&self, request: Request<'_>, deadline: Duration) -> Result<client::Reply, CallError> {
         let mut headers = request.headers;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
@@ -117,7 +128,7 @@ impl Wire {
         let limits = Limits {
             header: self.idle,
             between: self.idle,
-            total: request.deadline,
+            total: deadline,
             response_bytes: config::MODEL_ANSWER_BYTES,
             redirects: 0,
         };

@@ -1,12 +1,10 @@
 //! What stands in for every model in test mode: it answers the same to the same, at once, and calls nobody.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Call, CallError, Message, Model, Prepared, Reply, Stop, ToolCall, Usage, plausible};
+use super::{Call, CallError, Message, Model, Prepared, Reply, Stop, ToolCall, Until, Usage, plausible};
 
 /// What each call counts.
 const USAGE: Usage = Usage { input: 100, output: 50, cache_read: 0, cache_write: 0 };
@@ -38,7 +36,7 @@ impl Model for Mock {
         &self,
         prepared: &Prepared,
         _key: &Zeroizing<String>,
-        _deadline: Duration,
+        _until: Until<'_>,
         deltas: &mut (dyn for<'a> FnMut(&'a str) + Send),
     ) -> Result<Reply, CallError> {
         let answer = serde_json::from_slice(&prepared.body)
@@ -80,6 +78,8 @@ fn task(message: &Message) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
@@ -91,7 +91,8 @@ mod tests {
         assert!(prepared.most_output >= USAGE.output, "whatever is asked for");
         let mut streamed = String::new();
         let key = Zeroizing::new(String::new());
-        let reply = Mock.send(&prepared, &key, Duration::ZERO, &mut |text| streamed.push_str(text)).await;
+        let reply =
+            Mock.send(&prepared, &key, Duration::ZERO.into(), &mut |text| streamed.push_str(text)).await;
         (reply.unwrap(), streamed)
     }
 

@@ -8,6 +8,7 @@ mod openai;
 mod schema;
 mod sse;
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,7 +37,7 @@ pub trait Model: Send + Sync {
 
     /// Makes the call, always streamed, so that its usage is known even when it breaks off. It is never repeated here.
     ///
-    /// `deltas` is given each piece of the answer's text as it arrives. `deadline` is for all of it; a silence is cut
+    /// `deltas` is given each piece of the answer's text as it arrives. `until` is for all of it; a silence is cut
     /// earlier, by a limit of the vendor's. Without a `key` (an empty one) none is sent.
     ///
     /// # Errors
@@ -45,9 +46,23 @@ pub trait Model: Send + Sync {
         &self,
         prepared: &Prepared,
         key: &Zeroizing<String>,
-        deadline: Duration,
+        until: Until<'_>,
         deltas: &mut (dyn for<'a> FnMut(&'a str) + Send),
     ) -> Result<Reply, CallError>;
+}
+
+/// How long a call is waited for. When that is over it is broken off, and what has come by then is told.
+pub struct Until<'a> {
+    /// How long all of it may take.
+    pub deadline: Duration,
+    /// Ends when nobody waits any longer, whatever is left of that.
+    pub stop: Pin<Box<dyn Future<Output = ()> + Send + 'a>>,
+}
+
+impl From<Duration> for Until<'_> {
+    fn from(deadline: Duration) -> Self {
+        Self { deadline, stop: Box::pin(std::future::pending()) }
+    }
 }
 
 /// A call to a model.

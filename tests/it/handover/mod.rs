@@ -1,6 +1,7 @@
 //! Two servers over one database run agents, and are killed or told to stop in the middle of it, again and again.
 
 mod account;
+mod calls;
 mod execs;
 mod leases;
 mod proof;

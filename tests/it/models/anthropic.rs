@@ -5,13 +5,16 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
-use theazo::providers::model::{Call, CallError, Message, Reply, Stop, Usage, Verbatim};
+use theazo::providers::model::{Call, CallError, Message, Reply, Stop, Until, Usage, Verbatim};
+use tokio::sync::Notify;
 
 use super::{
-    DEADLINE, answered, ask, ask_with, broke_off, call, models, results, tool, tool_call, turn, user,
+    DEADLINE, answered, ask, ask_until, ask_with, broke_off, call, models, results, tool, tool_call, turn,
+    user,
 };
 use crate::support::models::script::{Cuts, Used};
 use crate::support::models::{Answer, Asked, Delivery, End, ModelServer, Protocol, Said, Turn, anthropic};
+use crate::support::wait::until;
 
 const MODEL: &str = "claude-sonnet-4-20250514";
 
@@ -264,6 +267,23 @@ async fn silence_has_a_deadline_and_so_has_the_whole() {
     assert_eq!((message.as_str(), usage.unwrap().input), ("its answer did not come in time", 40));
     let (message, _) = broke_off(ask_with(&models, &call(MODEL), "key", Duration::from_millis(600)).await);
     assert_eq!(message, "its answer did not come in time");
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_any_longer_tells_what_has_come() {
+    let silent = Delivery { end: End::SilentAt(1_200), ..Delivery::default() };
+    let speaks = Turn { thinking: None, ..rich() }.delivered(silent);
+    let server = ModelServer::scripted([speaks.into(), Answer::Silence]).await;
+    let models = models(&server, DEADLINE);
+    let heard = Notify::new();
+    let hears = Until { deadline: DEADLINE, stop: Box::pin(heard.notified()) };
+    let stopped = ask_until(&models, &call(MODEL), "key", hears, |_| heard.notify_one()).await;
+    let (message, usage) = broke_off(stopped);
+    assert_eq!((message.as_str(), usage.unwrap().input), ("the server stops", 40));
+    let asked = until("the vendor to be asked", || (server.asked().len() == 2).then_some(()));
+    let is_asked = Until { deadline: DEADLINE, stop: Box::pin(asked) };
+    let stopped = ask_until(&models, &call(MODEL), "key", is_asked, |_| {}).await;
+    assert_eq!(broke_off(stopped), ("the server stops".to_owned(), None));
 }
 
 #[tokio::test]

@@ -10,7 +10,8 @@ use serde_json::json;
 use theazo::providers::client::Clients;
 use theazo::providers::guard::Guard;
 use theazo::providers::model::{
-    Call, CallError, Message, Models, Reply, Settings, ToolCall, ToolDescription, ToolResult, Vendor, Wire,
+    Call, CallError, Message, Models, Reply, Settings, ToolCall, ToolDescription, ToolResult, Until, Vendor,
+    Wire,
 };
 use zeroize::Zeroizing;
 
@@ -42,10 +43,25 @@ async fn ask(models: &Models, call: &Call) -> Result<Reply, CallError> {
 }
 
 async fn ask_with(models: &Models, call: &Call, key: &str, deadline: Duration) -> Result<Reply, CallError> {
+    ask_until(models, call, key, deadline.into(), |_| {}).await
+}
+
+/// Calls `hears` with each piece of the answer as it comes.
+async fn ask_until(
+    models: &Models,
+    call: &Call,
+    key: &str,
+    until: Until<'_>,
+    hears: impl Fn(&str) + Sync,
+) -> Result<Reply, CallError> {
     let model = models.at(Vendor::of(&call.model));
     let mut streamed = String::new();
     let key = Zeroizing::new(key.to_owned());
-    let reply = model.send(&model.prepare(call), &key, deadline, &mut |text| streamed.push_str(text)).await;
+    let mut deltas = |text: &str| {
+        streamed.push_str(text);
+        hears(text);
+    };
+    let reply = model.send(&model.prepare(call), &key, until, &mut deltas).await;
     match &reply {
         Ok(Reply { text, .. }) | Err(CallError::BrokeOff { text, .. }) => assert_eq!(&streamed, text),
         Err(_) => assert_eq!(streamed, ""),

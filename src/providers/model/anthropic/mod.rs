@@ -9,15 +9,13 @@
 mod answer;
 mod question;
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 use zeroize::Zeroizing;
 
 use super::exchange::{Request, Wire};
-use super::{Call, CallError, Model, Prepared, Reply};
+use super::{Call, CallError, Model, Prepared, Reply, Until};
 
 /// The version of the protocol that is spoken here.
 const VERSION: &str = "2023-06-01";
@@ -47,7 +45,7 @@ impl Model for Anthropic {
         &self,
         prepared: &Prepared,
         key: &Zeroizing<String>,
-        deadline: Duration,
+        until: Until<'_>,
         deltas: &mut (dyn for<'a> FnMut(&'a str) + Send),
     ) -> Result<Reply, CallError> {
         let mut headers = HeaderMap::new();
@@ -58,9 +56,8 @@ impl Model for Anthropic {
             key,
             headers,
             body: prepared.body.clone(),
-            deadline,
         };
-        self.wire.exchange(request, answer::Decoder::new(&prepared.model), deltas).await
+        self.wire.exchange(request, until, answer::Decoder::new(&prepared.model), deltas).await
     }
 }
 

@@ -4,15 +4,13 @@
 mod answer;
 mod question;
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use reqwest::header::{self, HeaderMap};
 use url::Url;
 use zeroize::Zeroizing;
 
 use super::exchange::{Request, Wire};
-use super::{Call, CallError, Model, Prepared, Reply};
+use super::{Call, CallError, Model, Prepared, Reply, Until};
 
 /// OpenAI, or a server that speaks its protocol.
 #[derive(Debug, Clone)]
@@ -39,7 +37,7 @@ impl Model for OpenAi {
         &self,
         prepared: &Prepared,
         key: &Zeroizing<String>,
-        deadline: Duration,
+        until: Until<'_>,
         deltas: &mut (dyn for<'a> FnMut(&'a str) + Send),
     ) -> Result<Reply, CallError> {
         let request = Request {
@@ -48,9 +46,8 @@ impl Model for OpenAi {
             key,
             headers: HeaderMap::new(),
             body: prepared.body.clone(),
-            deadline,
         };
-        self.wire.exchange(request, answer::Decoder::default(), deltas).await
+        self.wire.exchange(request, until, answer::Decoder::default(), deltas).await
     }
 }
 
