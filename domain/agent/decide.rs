@@ -347,7 +347,7 @@ impl Existing {
                     return Err(self.conflict());
                 }
                 if *model == ModelCost::Unpriced && session.is_cost_limited(&facts.payers) {
-                    let message = "a limit of cost applies to the session, and the model has no price";
+                    let message = "a limit of cost applies, and the model has no price";
                     return Err(Refusal::Conflict(message.to_owned()));
                 }
                 let need = need(*model == ModelCost::Free);

@@ -41,16 +41,16 @@ pub struct Card {
     /// Of all its prices.
     pub currency: Currency,
     /// What a minute of a sandbox costs.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub compute_per_minute: Decimal,
     /// What a minute of the control plane's own work costs.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub orchestration_per_minute: Decimal,
     /// What 10^9 bytes cost that are kept for 730 hours.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub storage_per_gb_month: Decimal,
     /// What is added to vendors' prices of managed calls, in percent.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub markup_percent: Decimal,
     /// The vendors' prices.
     pub models: Vec<Listed>,
@@ -65,16 +65,16 @@ pub struct Listed {
     /// Whose it is.
     pub vendor: String,
     /// Of input.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub input: Decimal,
     /// Of output.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub output: Decimal,
     /// Of input read from the vendor's cache.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub cache_read: Decimal,
     /// Of input written to the vendor's cache.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub cache_write: Decimal,
     /// The prices of calls with a long prompt, where they differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,16 +95,16 @@ pub struct LongContext {
     /// Tokens of input, cached or not.
     pub over_tokens: u64,
     /// Of input.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub input: Decimal,
     /// Of output.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub output: Decimal,
     /// Of input read from the vendor's cache.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub cache_read: Decimal,
     /// Of input written to the vendor's cache.
-    #[serde(with = "rust_decimal::serde::str")]
+    #[serde(with = "written")]
     pub cache_write: Decimal,
 }
 
@@ -272,6 +272,25 @@ impl Listed {
             }
         }
         Ok(())
+    }
+}
+
+/// Decimals as their texts say, to the last place: what a decimal cannot hold is refused, not rounded. A price that is
+/// rounded to nothing is one that nobody has asked for.
+mod written {
+    use std::borrow::Cow;
+
+    use rust_decimal::Decimal;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(amount: &Decimal, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(amount)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Decimal, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let exact = Decimal::from_str_exact(&text);
+        exact.map_err(|error| serde::de::Error::custom(format!("`{text}` is no price: {error}")))
     }
 }
 

@@ -149,6 +149,21 @@ fn a_card_that_cannot_be_used_is_refused_by_its_first_wrong_part() {
 }
 
 #[test]
+fn a_price_that_no_decimal_holds_is_refused_and_not_rounded() {
+    let written = serde_json::to_string(&card("mine")).unwrap();
+    for price in ["0.00000000000000000000000000000001", "3.00000000000000000000000000000004", "1e-3", "", "x"]
+    {
+        for field in ["computePerMinute", "markupPercent", "input"] {
+            let start = written.find(&format!("\"{field}\":\"")).unwrap() + field.len() + 4;
+            let end = start + written[start..].find('"').unwrap();
+            let spoilt = format!("{}{price}{}", &written[..start], &written[end..]);
+            let refused = serde_json::from_str::<Card>(&spoilt).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("`{price}` is no price")), "{refused}");
+        }
+    }
+}
+
+#[test]
 fn a_card_is_read_as_it_is_written_and_never_from_floats() {
     let written = serde_json::to_string(&**Card::built_in()).unwrap();
     assert_eq!(serde_json::from_str::<Card>(&written).unwrap(), **Card::built_in());

@@ -88,8 +88,8 @@ pub(crate) struct LimitsInUse {
     #[schema(value_type = CountInUse, required = false)]
     max_agents: Option<CountInUse>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = CountInUse, required = false)]
-    max_compute_minutes: Option<CountInUse>,
+    #[schema(value_type = MinutesInUse, required = false)]
+    max_compute_minutes: Option<MinutesInUse>,
 }
 
 /// A cost limit, and how far it is used.
@@ -122,6 +122,20 @@ pub(crate) struct CountInUse {
     limit: i64,
     used: i64,
     remaining: i64,
+    /// Of the limit, with two places.
+    percentage: f64,
+}
+
+/// A limit of minutes, and how far it is used.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MinutesInUse {
+    limit: i64,
+    /// With six places.
+    #[schema(value_type = f64)]
+    used: serde_json::Number,
+    /// With six places.
+    #[schema(value_type = f64)]
+    remaining: serde_json::Number,
     /// Of the limit, with two places.
     percentage: f64,
 }
@@ -296,10 +310,14 @@ fn count_in_use(limit: i64, used: i64) -> CountInUse {
     CountInUse { limit, used, remaining: limit.saturating_sub(used).max(0), percentage }
 }
 
-/// Minutes of compute: whole ones, and how much of the limit that is to the millisecond.
-fn minutes_in_use(limit: i64, compute_ms: i64) -> CountInUse {
+/// Minutes of compute, and how much of the limit that is to the millisecond.
+fn minutes_in_use(limit: i64, compute_ms: i64) -> MinutesInUse {
     let exact = Decimal::from(compute_ms) / Decimal::from(MINUTE_MS);
-    CountInUse { percentage: percentage(exact, limit.into()), ..count_in_use(limit, minutes(compute_ms)) }
+    let used = exact.round_dp(6);
+    let remaining = (Decimal::from(limit) - used).max(Decimal::ZERO);
+    let [used, remaining] = [used, remaining]
+        .map(|minutes| minutes.normalize().to_string().parse().expect("a decimal is written as a number"));
+    MinutesInUse { limit, used, remaining, percentage: percentage(exact, limit.into()) }
 }
 
 /// How much of a limit is used. A limit of nothing is used up from the start.

@@ -214,11 +214,13 @@ async fn a_session_whose_compute_is_used_up_is_resumed_once_its_limit_was_raised
     let session = api.post("/v1/sessions", &body).await.expect(201)["id"].as_str().unwrap().to_owned();
     let agent = ready(&api, &session).await;
     let path = format!("/v1/sessions/{session}");
-    for (ms, percentage) in [(45_000, 75.0), (15_000, 100.0)] {
+    for (ms, used, remaining, percentage) in
+        [(45_000, json!(0.75), json!(0.25), 75.0), (15_000, json!(1), json!(0), 100.0)]
+    {
         site.clock.advance(ms);
         tick(&api, &session, agent).await;
         let limits = api.get(&format!("{path}/limits")).await.expect(200);
-        let shown = json!({ "limit": 1, "used": 1, "remaining": 0, "percentage": percentage });
+        let shown = json!({ "limit": 1, "used": used, "remaining": remaining, "percentage": percentage });
         assert_eq!(limits["maxComputeMinutes"], shown);
     }
     assert_eq!(api.get(&path).await.expect(200)["status"], "paused");

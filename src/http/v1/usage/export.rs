@@ -239,11 +239,12 @@ fn row<const N: usize>(out: &mut String, cells: &[Option<String>; N]) {
 const FORMULA: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
 
 /// A cell, quoted where it must be (RFC 4180). A text that a spreadsheet would take for a formula, as a user's id or a
-/// model's name may be, is led by an apostrophe; numbers are not.
+/// model's name may be, is led by an apostrophe; numbers are not. So is one that begins with an apostrophe of its own, or
+/// nobody could tell the two apart.
 fn written_cell(text: &str) -> String {
     let is_number = text.parse::<rust_decimal::Decimal>().is_ok();
-    let is_formula = text.starts_with(FORMULA) && !is_number;
-    let text = if is_formula { format!("'{text}") } else { text.to_owned() };
+    let is_led = (text.starts_with(FORMULA) || text.starts_with('\'')) && !is_number;
+    let text = if is_led { format!("'{text}") } else { text.to_owned() };
     if text.contains([',', '"', '\r', '\n']) || text.starts_with(' ') || text.ends_with(' ') {
         return format!("\"{}\"", text.replace('"', "\"\""));
     }
@@ -264,6 +265,7 @@ mod tests {
             ("@SUM(A1,B1)", "\"'@SUM(A1,B1)\""),
             ("-0.25", "-0.25"),
             ("-a", "'-a"),
+            ("'-a", "''-a"),
             ("\n=1", "\"'\n=1\""),
             ("＝1+1", "'＝1+1"),
             ("+49", "+49"),

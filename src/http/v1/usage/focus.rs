@@ -1,5 +1,7 @@
 //! Charges in the columns of the `FinOps` Open Cost and Usage Specification (FOCUS) 1.2, <https://focus.finops.org>.
 
+use std::collections::BTreeMap;
+
 use rust_decimal::Decimal;
 use serde_json::json;
 use theazo_domain::charge::Category;
@@ -110,7 +112,7 @@ pub(super) fn cells(export: &Export, account: Option<&str>, day: Day, group: &Gr
         usage.then(|| sku.clone()),
         usage.then(|| meter(&group.unit).to_owned()),
         None,
-        usage.then(|| format!("{sku}/{}", group.rate_card)),
+        usage.then(|| sku_price(&sku, group)),
         Some(group.session_id.clone()),
         None,
         text("Session"),
@@ -174,6 +176,13 @@ fn sku(group: &Group) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join("/")
 }
 
+/// One price of what is sold, whichever cards it stands in: the same on every day on which it is taken.
+fn sku_price(sku: &str, group: &Group) -> String {
+    let price =
+        group.price.map_or_else(|| "unrated".to_owned(), |price| price.amount.normalize().to_string());
+    format!("{sku}/{price}/{}", priced(group).1)
+}
+
 fn description(group: &Group, service: &str) -> String {
     let of = group.model.as_ref().map(|model| format!(" of {model}")).unwrap_or_default();
     match (group.line.as_str(), group.price) {
@@ -184,15 +193,18 @@ fn description(group: &Group, service: &str) -> String {
     }
 }
 
-/// What the charges are of beside all that, as one JSON object of texts.
+/// What the charges are of beside all that, as one JSON object of texts. The specification wants tags that are a provider's
+/// own told apart by what their keys begin with.
 fn tags(export: &Export, group: &Group) -> String {
     let mode = if export.tenant.mode == Mode::Live { "live" } else { "test" };
-    let mut tags = json!({ "mode": mode, "sessionId": group.session_id, "rateCardVersion": group.rate_card });
-    let others = [("userId", &group.external_id), ("agentId", &group.agent_id), ("model", &group.model)];
-    for (name, value) in others {
-        if let Some(value) = value {
-            tags[name] = json!(value);
-        }
-    }
-    tags.to_string()
+    let tags = [
+        ("theazo/mode", Some(mode)),
+        ("theazo/sessionId", Some(group.session_id.as_str())),
+        ("theazo/rateCardVersion", Some(group.rate_card.as_str())),
+        ("theazo/userId", group.external_id.as_deref()),
+        ("theazo/agentId", group.agent_id.as_deref()),
+        ("theazo/model", group.model.as_deref()),
+    ];
+    let tags = tags.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    json!(tags.collect::<BTreeMap<_, _>>()).to_string()
 }

@@ -20,8 +20,8 @@ pub(crate) struct Period {
     until: Timestamp,
 }
 
-/// What was asked for, to whole seconds: a fraction counts as the whole second that it lies in, so that nothing that was
-/// asked for is left out.
+/// What was asked for, to whole seconds: a time with a fraction is taken for the second that it lies in, as a beginning and
+/// as an end alike, so that of two periods of which one ends when the other begins none counts what the other does.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
     /// Its first moment, where it was given.
@@ -114,16 +114,12 @@ pub(crate) fn beginning(text: &str) -> Option<Timestamp> {
 pub(crate) fn end(text: &str) -> Option<End> {
     // Times end with the year 9999, short of a whole second.
     let day = Day::parse(text).map(|day| End { before: floor(later(day.start(), DAY_MS)), is_day: true });
-    let time = || Timestamp::parse_bound(text).map(|at| End { before: ceil(at), is_day: false });
+    let time = || Timestamp::parse_bound(text).map(|at| End { before: floor(at), is_day: false });
     day.or_else(|_| time()).ok()
 }
 
 fn floor(at: Timestamp) -> Timestamp {
     Timestamp::from_millis(at.millis() / SECOND_MS * SECOND_MS)
-}
-
-fn ceil(at: Timestamp) -> Timestamp {
-    floor(later(at, SECOND_MS - 1))
 }
 
 fn later(at: Timestamp, millis: i64) -> Timestamp {

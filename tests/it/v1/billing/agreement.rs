@@ -361,3 +361,26 @@ async fn entries_are_found_by_whose_they_are_and_what_was_used() {
     let both = |entry: &&Value| entry["agentId"] == agent && entry["category"] == "compute";
     assert_eq!(found, every.iter().filter(both).cloned().collect::<Vec<_>>());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn periods_that_meet_add_up_wherever_they_meet() {
+    let mut dice = Dice::new(5);
+    let api = Site::new().await.admin().await;
+    let events = random_log(&mut dice, 100);
+    write(&api, &events).await;
+    let total = async |period: String| {
+        let summary = api.get(&format!("/v1/usage/summary?{period}")).await.expect(200);
+        exact(&summary["total"])
+    };
+    let (from, until) = ("2025-03-01", "2025-12-31");
+    let whole = total(format!("from={from}&until={until}")).await;
+    assert!(!whole.is_zero());
+    for _ in 0..40 {
+        // Within a second in which something happened.
+        let near = events[dice.below(events.len() as u64) as usize].0.millis();
+        let meeting = Timestamp::from_millis(near / 1_000 * 1_000 + dice.below(1_000) as i64);
+        let before = total(format!("from={from}&until={meeting}")).await;
+        let after = total(format!("from={meeting}&until={until}")).await;
+        assert_eq!(before + after, whole, "{meeting}");
+    }
+}

@@ -115,7 +115,7 @@ async fn a_period_is_what_was_asked_for_to_whole_seconds() {
     );
     assert_eq!(
         period("?from=2025-05-02T10:00:00.999Z&until=2025-05-02T12:00:00.001%2B01:00").await,
-        is("2025-05-02T10:00:00Z", "2025-05-02T11:00:01Z")
+        is("2025-05-02T10:00:00Z", "2025-05-02T11:00:00Z")
     );
     assert_eq!(
         period("?from=1969-12-31T23:59:59.500Z&until=9999-12-31").await,

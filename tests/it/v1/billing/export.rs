@@ -1,5 +1,7 @@
 //! Exports: the same charges, as tables for other programs.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rust_decimal::Decimal;
 use serde_json::Value;
 use theazo_domain::key::Role;
@@ -94,7 +96,8 @@ async fn every_format_adds_up_to_the_total_exactly() {
 async fn focus_has_the_values_that_its_specification_allows() {
     let api = written(23).await;
     let focus = rows(&api.get(&format!("/v1/billing/export?format=focus&{PERIOD}")).await);
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut prices: BTreeMap<&str, [&str; 3]> = BTreeMap::new();
     for row in &focus {
         let value = |column| cell(row, column);
         for column in ["BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd"] {
@@ -113,20 +116,32 @@ async fn focus_has_the_values_that_its_specification_allows() {
             assert!(!value(column).is_empty(), "{column}");
         }
         let tags: Value = serde_json::from_str(value("Tags")).unwrap();
-        assert_eq!(tags["mode"], "live");
+        assert_eq!(tags["theazo/mode"], "live");
+        // What a provider adds of its own begins with its name.
+        assert!(tags.as_object().unwrap().keys().all(|key| key.starts_with("theazo/")), "{tags}");
         assert!(["", "Correction"].contains(&value("ChargeClass")));
         let cost: Decimal = value("BilledCost").parse().unwrap();
         let category = value("ChargeCategory");
         seen.insert(category.to_owned());
         let quantity = value("PricingQuantity");
         match category {
-            "Usage" => assert!(!quantity.is_empty() && !value("PricingUnit").is_empty()),
+            "Usage" => {
+                assert!(!quantity.is_empty() && !value("PricingUnit").is_empty());
+                let [price, quantity] =
+                    [value("ListUnitPrice"), quantity].map(|text| text.parse::<Decimal>().unwrap());
+                // Each charge of the row was rounded by itself.
+                assert!((price * quantity - cost).abs() < Decimal::new(1, 9), "{row:?}");
+                // One price has one id, and one id one price of one thing.
+                let of = [value("SkuId"), value("ListUnitPrice"), value("PricingUnit")];
+                assert_eq!(*prices.entry(value("SkuPriceId")).or_insert(of), of);
+            }
             "Credit" => assert!(cost < Decimal::ZERO && quantity.is_empty()),
             "Adjustment" => assert!(cost >= Decimal::ZERO && quantity.is_empty()),
             other => panic!("{other} is no category"),
         }
     }
     assert_eq!(seen.len(), 3, "{seen:?}");
+    assert_eq!(prices.values().collect::<BTreeSet<_>>().len(), prices.len(), "{prices:?}");
 }
 
 #[tokio::test]
