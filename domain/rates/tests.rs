@@ -56,39 +56,88 @@ fn compute_orchestration_and_storage_cost_what_the_contract_says() {
     assert_eq!(card.markup_percent, Decimal::TEN);
 }
 
-/// Sums that were published, with where: the arithmetic must come to the same.
+/// The tests of genai-prices, a library that knows the prices of models.
+const GENAI_PRICES: &str = "https://github.com/pydantic/genai-prices/tree/main/tests";
+/// Its vendor's own page.
+const ANTHROPIC: &str = "https://platform.claude.com/docs/en/about-claude/pricing";
+
+/// Sums that were published, with where: the arithmetic must come to the same. Tokens of input that no cache was asked for,
+/// of output, read from the cache and written to it.
 #[test]
 fn published_examples_come_to_what_was_published() {
-    let tokens = |input, output, cache_read| Tokens { input, output, cache_read, cache_write: 0 };
-    for (model, used, published, source) in [
+    for (model, [input, output, cache_read, cache_write], published, source) in [
+        // 0.25 + 0.375.
+        ("claude-opus-5", [50_000, 15_000, 0, 0], "0.625", ANTHROPIC),
+        // 0.05 + 0.02 + 0.375.
+        ("claude-opus-5", [10_000, 15_000, 40_000, 0], "0.445", ANTHROPIC),
+        ("claude-3-7-sonnet-20250219", [11, 197, 0, 144_211], "0.54377925", GENAI_PRICES),
+        ("claude-3-7-sonnet-20250219", [11, 197, 144_211, 0], "0.0462513", GENAI_PRICES),
+        ("claude-3-7-sonnet-20250219", [144_222, 197, 0, 0], "0.435621", GENAI_PRICES),
+        ("claude-3-5-sonnet-20241022", [950, 100, 30, 20], "0.004434", GENAI_PRICES),
+        ("claude-sonnet-4-5", [300_000, 100_000, 0, 0], "2.40", GENAI_PRICES),
+        ("gpt-4.1-2025-04-14", [25, 610, 131_584, 0], "0.070722", GENAI_PRICES),
+        ("gpt-4.1-2025-04-14", [131_609, 610, 0, 0], "0.268098", GENAI_PRICES),
+        ("gpt-4o", [1_000, 100, 0, 0], "0.0035", GENAI_PRICES),
+        ("o3", [1_000, 100, 0, 0], "0.0028", GENAI_PRICES),
+        ("gpt-5.4", [0, 0, 100_000, 0], "0.025", GENAI_PRICES),
+        // Prompts of more than 272,000 tokens: 5 and 22.50 dollars instead of 2.50 and 15.
+        ("gpt-5.4", [300_000, 100_000, 0, 0], "3.75", GENAI_PRICES),
+        ("gpt-5.4", [500_000, 0, 0, 0], "2.5", GENAI_PRICES),
+        (
+            "gpt-4o-mini",
+            [180, 12, 1_024, 0],
+            "0.000111",
+            "https://codewithsundeep.com/discussion/solution/79451488",
+        ),
+        // 15 + 75 + 18.75 + 1.50.
+        (
+            "claude-opus-4-20250514",
+            [1_000_000; 4],
+            "110.25",
+            "https://github.com/ryoppippi/ccusage/commit/7e17c87",
+        ),
         // 10,000 of 11,500 tokens of the prompt are read from the cache: 0.001875 + 0.00125.
         (
             "gemini-2.5-pro",
-            tokens(1_500, 0, 10_000),
+            [1_500, 0, 10_000, 0],
             "0.003125",
             "https://discuss.ai.google.dev/t/question-about-gemini-api-caching-pricing/107349",
         ),
-        ("claude-sonnet-4-5", tokens(1_000, 500, 0), "0.0105", "https://docs.rs/claude-cost"),
-        ("claude-sonnet-4-5", tokens(423, 18, 380), "0.001653", "https://docs.rs/crate/claude-cost/0.1.0"),
+        // Prompts of more than 200,000 tokens: 2.50 dollars instead of 1.25.
+        (
+            "gemini-2.5-pro",
+            [300_000, 0, 0, 0],
+            "0.75",
+            "https://docs.rs/crate/gemini-cost/latest/source/tests/integration.rs",
+        ),
+        (
+            "gemini-2.5-pro",
+            [100_000, 50_000, 0, 0],
+            "0.625",
+            "https://docs.rs/crate/gemini-cost/latest/source/tests/integration.rs",
+        ),
+        ("claude-sonnet-4-5", [1_000, 500, 0, 0], "0.0105", "https://docs.rs/claude-cost"),
+        ("claude-sonnet-4-5", [423, 18, 380, 0], "0.001653", "https://docs.rs/crate/claude-cost/0.1.0"),
         (
             "claude-opus-4-6",
-            tokens(100_000, 10_000, 0),
+            [100_000, 10_000, 0, 0],
             "0.75",
             "https://deploybase.ai/articles/claude-api-pricing",
         ),
         (
             "claude-opus-4-8",
-            tokens(20_000, 1_000, 0),
+            [20_000, 1_000, 0, 0],
             "0.125",
             "https://synrouter.ai/blog/claude-code-api-pricing",
         ),
         (
             "claude-sonnet-4-6",
-            tokens(20_000, 1_000, 0),
+            [20_000, 1_000, 0, 0],
             "0.075",
             "https://synrouter.ai/blog/claude-code-api-pricing",
         ),
     ] {
+        let used = Tokens { input, output, cache_read, cache_write };
         assert_eq!(vendors_cost(model, used), decimal(published), "{model}: {source}");
     }
 }
