@@ -1,6 +1,7 @@
 //! The one appender that an active tenant has on this server: takes all that waits, and runs it as one transaction.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -133,6 +134,8 @@ pub(super) struct Appender {
     /// Until then nothing is decided before the lock of the head is had: another server appends too.
     pub(super) wary_until: Instant,
     pub(super) next_sweep: Instant,
+    /// Answers of the batch that was committed last, which go out behind the next batch.
+    told: Option<(Vec<Pending>, Replies)>,
 }
 
 /// End users that are being looked for, without the lock of the head.
@@ -162,12 +165,19 @@ impl Appender {
             looking: None,
             wary_until: Instant::now(),
             next_sweep,
+            told: None,
         }
     }
 
     /// Works until nothing has waited for a while, or until the queue is closed and empty.
     pub(super) async fn run(mut self) {
         loop {
+            if self.ahead.is_empty() && self.behind.is_empty() {
+                // Those who are answered may have their next command ready: it goes into the next batch with what waits
+                // already, and not into one of its own behind it.
+                self.tell();
+                tokio::task::yield_now().await;
+            }
             self.gather().await;
             let mut batch = std::mem::take(&mut self.ahead);
             batch.append(&mut self.behind);
@@ -182,9 +192,6 @@ impl Appender {
                 }
             }
             self.carry_out(batch).await;
-            // Those who were just answered may have their next command ready: it goes into the next batch with what
-            // waits already, and not into one of its own behind it.
-            tokio::task::yield_now().await;
         }
     }
 
@@ -204,7 +211,9 @@ impl Appender {
                     // Nothing of the next batch is to be decided between them.
                     self.be_wary();
                     let replies = self.attempt_and_settle(std::slice::from_ref(&pending)).await;
-                    deliver(vec![pending], replies.unwrap_or_else(|broken| vec![Err(broken.into_failure())]));
+                    let replies = replies.unwrap_or_else(|broken| vec![Err(broken.into_failure())]);
+                    self.told = Some((vec![pending], replies));
+                    self.tell();
                 }
                 return;
             }
@@ -213,8 +222,18 @@ impl Appender {
                 batch.iter().map(|_| Err(failure.clone())).collect()
             }
         };
-        deliver(batch, replies);
+        self.tell();
+        self.told = Some((batch, replies));
         self.sweep().await;
+    }
+
+    /// Answers those whose batch was committed, or came to nothing.
+    pub(super) fn tell(&mut self) {
+        let (batch, replies) = self.told.take().unwrap_or_default();
+        for (pending, reply) in batch.into_iter().zip(replies) {
+            // A caller that no longer waits has nobody to be told.
+            let _ = pending.reply.send(reply);
+        }
     }
 
     /// Attempts a batch; where the outcome is unknown, finds it out, and attempts it once more if it was not done.
@@ -284,7 +303,16 @@ impl Appender {
     }
 
     async fn attempt(&mut self, batch: &[Pending]) -> Result<Replies, Broken> {
-        let client = self.parts.database.appending().await?;
+        let parts = Arc::clone(&self.parts);
+        let mut connecting = std::pin::pin!(parts.database.appending());
+        let client = match futures_util::poll!(&mut connecting) {
+            Poll::Ready(client) => client?,
+            Poll::Pending => {
+                // Others have all connections, so the next batch does not go out at once.
+                self.tell();
+                connecting.await?
+            }
+        };
         let attempt = tokio::time::timeout(config::BATCH_DEADLINE, async {
             match self.attempt_on(&client, batch).await {
                 Err(Broken::Moved) => self.attempt_locked(&client, batch).await,
@@ -345,6 +373,7 @@ impl Appender {
         if Instant::now() < self.next_sweep {
             return;
         }
+        self.tell();
         self.next_sweep = Instant::now() + config::IDEMPOTENCY_SWEEP;
         let kept = i64::try_from(config::IDEMPOTENCY_KEPT.as_millis()).unwrap_or(i64::MAX);
         let before = self.parts.clock.now().millis() - kept;
@@ -364,13 +393,6 @@ impl Broken {
             Self::Refused(error) => Failure::Internal(error.to_string()),
             Self::Unknown(_) => Failure::Unavailable { outcome_unknown: true },
         }
-    }
-}
-
-fn deliver(batch: Vec<Pending>, replies: Replies) {
-    for (pending, reply) in batch.into_iter().zip(replies) {
-        // A caller that no longer waits has nobody to be told.
-        let _ = pending.reply.send(reply);
     }
 }
 

@@ -10,12 +10,16 @@ use theazo_domain::id::{EventId, RequestId, UserId};
 use theazo_domain::session::{self, Standing};
 use theazo_domain::time::Timestamp;
 use theazo_domain::{AggregateState, Command, Event, Facts, Refusal, Subject};
+use theazo_projections::{Changes, work};
 
 use super::append::{Head, Kept, Wanted, Writes};
 use super::appender::Pending;
 use super::cache::Cache;
 use super::kept::Found;
-use super::{Accepted, Actor, Answer, Once, Recorded, Stored, Submission, Tenant, Verdict, codec, merkle};
+use super::project::Build;
+use super::{
+    Accepted, Actor, Answer, Once, Recorded, Stored, Submission, Tenant, Verdict, codec, merkle, project,
+};
 use crate::vault::Key;
 use crate::{planted, random};
 
@@ -130,6 +134,17 @@ pub(super) struct Deciding {
     now: Timestamp,
     decisions: Vec<Decision>,
     writes: Writes,
+    folded: Folded,
+}
+
+/// What events that have been decided, but not all of them yet, change in the read models.
+#[derive(Default)]
+struct Folded {
+    changes: Changes,
+    /// How many of the events it is of, from the first.
+    events: usize,
+    /// Which builds of the read models it is for, by the revision of their list.
+    revision: Option<i64>,
 }
 
 impl Deciding {
@@ -137,8 +152,8 @@ impl Deciding {
     pub(super) fn new(head: Head) -> Self {
         let now = head.last_at;
         let (new_people, kept, keys) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let (decisions, writes) = (vec![], Writes::default());
-        Self { new_people, kept, keys, head, now, decisions, writes }
+        let (decisions, writes, folded) = (vec![], Writes::default(), Folded::default());
+        Self { new_people, kept, keys, head, now, decisions, writes, folded }
     }
 
     /// Takes in the answers that are kept for idempotency keys of commands that are still to be decided.
@@ -151,14 +166,25 @@ impl Deciding {
         &self.writes.events
     }
 
+    /// Folds what has been decided since it was last asked for; all of it, if that was for other builds.
+    pub(super) fn fold(&mut self, builds: &[Build], revision: Option<i64>) {
+        let Self { writes, folded, .. } = self;
+        if folded.revision != revision {
+            *folded = Folded { revision, ..Folded::default() };
+        }
+        let events = &writes.events[folded.events..];
+        project::fold_into(&mut folded.changes, builds, events.iter().map(|event| &**event));
+        folded.events = writes.events.len();
+    }
+
     /// How many commands have been decided.
     pub(super) const fn decided(&self) -> usize {
         self.decisions.len()
     }
 
-    /// The decided batch.
-    pub(super) fn finish(self, cache: &mut Cache) -> Plan {
-        let Self { mut head, now, decisions, mut writes, .. } = self;
+    /// The decided batch, all of which is folded.
+    pub(super) fn finish(self, cache: &mut Cache, builds: &[Build]) -> Plan {
+        let Self { mut head, now, decisions, mut writes, folded, .. } = self;
         if let Some(last) = writes.events.last() {
             head.position = last.stored.position;
             head.last_at = now;
@@ -170,7 +196,12 @@ impl Deciding {
             writes.snapshots =
                 subjects.into_iter().filter_map(|subject| cache.due_snapshot(subject, position)).collect();
         }
-        Plan { decisions, writes, head, now, worked: false }
+        let worked = folded.changes.touch(work::NAME);
+        writes.projections = project::writes(folded.changes, builds);
+        if planted::strikes("unfolded-row", 50) {
+            writes.projections.pop();
+        }
+        Plan { decisions, writes, head, now, worked }
     }
 
     /// What is in memory of it and nowhere else.

@@ -25,6 +25,17 @@ pub(crate) struct Build {
 
 /// Folds events through the projections that these builds are of.
 pub(crate) fn fold<'a>(builds: &[Build], events: impl Iterator<Item = &'a Recorded>) -> Changes {
+    let mut changes = Changes::default();
+    fold_into(&mut changes, builds, events);
+    changes
+}
+
+/// Folds events behind those whose changes these are.
+pub(crate) fn fold_into<'a>(
+    changes: &mut Changes,
+    builds: &[Build],
+    events: impl Iterator<Item = &'a Recorded>,
+) {
     let mut projections: Vec<&'static dyn Projection> = vec![];
     for build in builds {
         let name = build.projection.table().name;
@@ -32,18 +43,16 @@ pub(crate) fn fold<'a>(builds: &[Build], events: impl Iterator<Item = &'a Record
             projections.push(build.projection);
         }
     }
-    let mut changes = Changes::default();
     for recorded in events {
         let (position, at) = (recorded.stored.position, recorded.stored.at);
         let happened = Happened { position, at, event: &recorded.event };
         for projection in &projections {
             match planted_in(projection.table().name, &recorded.event) {
-                Some(times) => (0..times).for_each(|_| projection.fold(&happened, &mut changes)),
-                None => projection.fold(&happened, &mut changes),
+                Some(times) => (0..times).for_each(|_| projection.fold(&happened, changes)),
+                None => projection.fold(&happened, changes),
             }
         }
     }
-    changes
 }
 
 /// How often an event is folded where a bug is planted in that.

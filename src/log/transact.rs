@@ -1,15 +1,17 @@
 //! How an appender carries out a batch: decided on what is in memory and written in one round trip, or under the lock of
 //! the head where something has to be read first. While the database writes, the next batch is decided already.
 
+use std::task::Poll;
+
 use theazo_domain::time::Timestamp;
-use theazo_projections::{EPOCH, work};
+use theazo_projections::EPOCH;
 use tokio::time::Instant;
 
 use super::append::{self, Found, Head, Seen, Start};
 use super::appender::{Appender, Broken, Committed, Looking, Pending, Replies, Reply, Unknown};
 use super::codec::Unreadable;
 use super::decide::{self, Decider, Deciding, Decision, Needs, Plan, SNAPSHOT_FORMAT, Traces};
-use super::{Answer, Answered, Failure, kept, open, project, sealed};
+use super::{Answer, Answered, Failure, kept, open, sealed};
 use crate::database::{Client, Error, Pipeline, Scope};
 use crate::{config, planted};
 
@@ -39,6 +41,7 @@ impl Appender {
         client: &Client,
         batch: &[Pending],
     ) -> Result<Replies, Broken> {
+        self.tell();
         let decided = self.deciding.as_ref().map_or(0, Deciding::decided);
         let wanted = decide::wanted(&batch[decided..], &mut self.cache);
         let found = append::begin(client, self.tenant.id, &wanted, SNAPSHOT_FORMAT).await?;
@@ -86,14 +89,8 @@ impl Appender {
     /// Decides what is left of a batch, and folds all of it into the read models.
     fn decide(&mut self, mut deciding: Deciding, undecided: &[Pending]) -> Plan {
         self.decider(&mut deciding, |decider, now| decider.decide(undecided, now));
-        let mut plan = deciding.finish(&mut self.cache);
-        let changes = project::fold(&self.builds, plan.writes.events.iter().map(|event| &**event));
-        plan.worked = changes.touch(work::NAME);
-        plan.writes.projections = project::writes(changes, &self.builds);
-        if planted::strikes("unfolded-row", 50) {
-            plan.writes.projections.pop();
-        }
-        plan
+        deciding.fold(&self.builds, self.builds_revision);
+        deciding.finish(&mut self.cache, &self.builds)
     }
 
     fn decider(&mut self, deciding: &mut Deciding, work: impl FnOnce(&mut Decider<'_>, Timestamp)) {
@@ -117,6 +114,7 @@ impl Appender {
     fn decide_early(&mut self, pending: Pending, head: &Head) {
         let mut deciding = self.deciding.take().unwrap_or_else(|| Deciding::new(head.clone()));
         self.decider(&mut deciding, |decider, now| decider.decide(std::slice::from_ref(&pending), now));
+        deciding.fold(&self.builds, self.builds_revision);
         self.deciding = Some(deciding);
         self.ahead.push(pending);
     }
@@ -262,7 +260,19 @@ impl Appender {
         let traces = Traces::of(&writes);
         let wake = client.prepare_cached(WAKE).await.map_err(Error::from)?;
         let mut pipeline = Pipeline::default();
-        append::send(&mut pipeline, client, self.tenant.id, (start, &head), writes, SNAPSHOT_FORMAT).await?;
+        {
+            let sending =
+                append::send(&mut pipeline, client, self.tenant.id, (start, &head), writes, SNAPSHOT_FORMAT);
+            let mut sending = std::pin::pin!(sending);
+            match futures_util::poll!(&mut sending) {
+                Poll::Ready(sent) => sent?,
+                Poll::Pending => {
+                    // A statement is prepared first: nobody waits for that who could be answered.
+                    self.tell();
+                    sending.await?;
+                }
+            }
+        }
         let (answers, kept) = if batch.iter().any(|pending| pending.keyed.is_some()) {
             // The answers are read from what was just written, so that must have worked.
             std::mem::take(&mut pipeline).finish().await?;
@@ -282,6 +292,8 @@ impl Appender {
             notify.send(async { client.query(&wake, &[&notice]).await }).await;
         }
         let replies = replies(decisions, answers);
+        // While the database is at this batch, the callers of the one before it make the next.
+        self.tell();
         // What the next batch needs is in memory from here on until it is written.
         self.cache.trim();
         if planted::is("published-early") {
