@@ -36,6 +36,16 @@ pub const BATCH_DEADLINE: Duration = Duration::from_secs(30);
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a transaction may stay open without a statement.
 pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// A signed note that is read, in bytes.
+pub const NOTE_BYTES: usize = 1_000_000;
+/// Signatures of a note.
+pub const NOTE_SIGNATURES: usize = 100;
+/// The key that a note is verified with, as a text in bytes.
+pub const VERIFIER_KEY_BYTES: usize = 1_024;
+/// Lines of a checkpoint that say more than it must.
+pub const CHECKPOINT_EXTENSIONS: usize = 100;
+/// A proof about the tree over a log, in bytes of JSON: twice what the longest takes.
+pub const PROOF_BYTES: usize = 8 * 1024;
 /// Events that one query reads from the log.
 pub const LOG_PAGE: i64 = 5_000;
 /// Events that a live feed keeps in memory for its streams; a reader further behind reads the database.
@@ -137,6 +147,12 @@ pub const OPENED_ROWS: i64 = 32;
 pub const NAMED_VALUES: usize = 20;
 /// The longest idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES: usize = 255;
+/// How far the time that a webhook's sender has signed may lie from the server's own, before it or behind it.
+pub const WEBHOOK_TOLERANCE: Duration = Duration::from_secs(300);
+/// The longest id that a webhook's sender gives to what it sends.
+pub const WEBHOOK_ID_BYTES: usize = 255;
+/// Signatures of one webhook: a sender that changes its secret signs with both.
+pub const WEBHOOK_SIGNATURES: usize = 16;
 /// API keys that a server remembers, and as many digests that open nothing.
 pub const CACHED_KEYS: usize = 10_000;
 /// How long a server trusts what it knows of an API key: a revocation is seen everywhere within this time.

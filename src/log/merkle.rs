@@ -42,12 +42,22 @@ pub fn leaf_hash(tenant: &Tenant, event: &Stored) -> Hash {
     hasher.finalize().into()
 }
 
-fn node_hash(left: &Hash, right: &Hash) -> Hash {
+/// The hash of an inner node: SHA-256 of 0x01 and the hashes of its two children.
+pub(super) fn node_hash(left: &Hash, right: &Hash) -> Hash {
     let mut hasher = Sha256::new();
     hasher.update([0x01]);
     hasher.update(left);
     hasher.update(right);
     hasher.finalize().into()
+}
+
+/// The head of a tree: all that a checkpoint says of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// How many leaves it has.
+    pub size: u64,
+    /// The hash of all of them.
+    pub root: Hash,
 }
 
 /// The roots of the full subtrees of a tree, largest first: what is needed to append leaves and tell the root.
@@ -94,53 +104,33 @@ impl Frontier {
         let Some(smallest) = roots.next() else { return Sha256::digest(b"").into() };
         roots.fold(*smallest, |right, left| node_hash(left, &right))
     }
+
+    /// The size of the tree, and its hash.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        Head { size: self.leaves, root: self.root() }
+    }
+}
+
+impl FromIterator<Hash> for Frontier {
+    fn from_iter<I: IntoIterator<Item = Hash>>(leaves: I) -> Self {
+        let mut frontier = Self::default();
+        leaves.into_iter().for_each(|leaf| frontier.push(leaf));
+        frontier
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::definition;
     use proptest::prelude::*;
-
-    /// The definition of RFC 6962, 2.1, as it is written there.
-    fn by_definition(leaves: &[Hash]) -> Hash {
-        match leaves {
-            [] => Sha256::digest(b"").into(),
-            [leaf] => *leaf,
-            _ => {
-                let split = leaves.len().next_power_of_two() / 2;
-                node_hash(&by_definition(&leaves[..split]), &by_definition(&leaves[split..]))
-            }
-        }
-    }
 
     #[test]
     fn the_published_test_tree_has_its_published_roots() {
-        // The leaves and roots of certificate-transparency's merkle_tree_test.cc.
-        let inputs = [
-            "",
-            "00",
-            "10",
-            "2021",
-            "3031",
-            "40414243",
-            "5051525354555657",
-            "606162636465666768696a6b6c6d6e6f",
-        ];
-        let roots = [
-            "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
-            "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
-            "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
-            "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
-            "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
-            "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
-            "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
-            "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
-        ];
         let mut frontier = Frontier::default();
-        for (input, root) in inputs.into_iter().zip(roots) {
-            let mut leaf = vec![0x00];
-            leaf.extend(hex::decode(input).unwrap());
-            frontier.push(Sha256::digest(&leaf).into());
+        for (leaf, root) in definition::published_leaves().into_iter().zip(definition::PUBLISHED_ROOTS) {
+            frontier.push(leaf);
             assert_eq!(hex::encode(frontier.root()), root);
         }
     }
@@ -154,7 +144,7 @@ mod tests {
             let mut frontier = Frontier::default();
             for (index, leaf) in leaves.iter().enumerate() {
                 frontier.push(*leaf);
-                prop_assert_eq!(frontier.root(), by_definition(&leaves[..=index]));
+                prop_assert_eq!(frontier.root(), definition::root(&leaves[..=index]));
                 let size = u64::try_from(index).unwrap() + 1;
                 prop_assert_eq!(Frontier::from_bytes(size, &frontier.to_bytes()), Some(frontier.clone()));
                 prop_assert_eq!(Frontier::from_bytes(size + 1, &frontier.to_bytes()).is_some(),

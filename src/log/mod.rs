@@ -8,16 +8,24 @@
 mod append;
 mod appender;
 mod cache;
+/// What a log says of itself at a moment, signed.
+pub mod checkpoint;
 pub(crate) mod codec;
 mod decide;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod definition;
 mod execute;
 mod feed;
 mod hold;
 mod kept;
 /// The tree over a log: leaf hashes and the compact range that appending needs.
 pub mod merkle;
+/// Texts that are signed with Ed25519.
+pub mod note;
 mod open;
 mod project;
+/// Proofs about the tree over a log.
+pub mod proof;
 /// Reading the log back.
 pub mod read;
 /// Building read models anew from the log, comparing and switching them.
