@@ -13,6 +13,8 @@ mod query;
 mod rate;
 mod router;
 mod schema;
+/// What the sender of a webhook trigger signs.
+pub mod signature;
 mod sse;
 mod v1;
 
