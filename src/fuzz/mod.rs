@@ -3,6 +3,9 @@
 //! `fuzz/` drives them by libFuzzer; the tests of this module drive them over the corpora that lie there, and over
 //! bytes made from those, with the stable compiler.
 
+mod log;
+mod signature;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use base64::Engine;
@@ -23,11 +26,14 @@ use crate::providers::guard::{Guard, Network};
 use crate::providers::model;
 use crate::vault::redact::{self, Redactor};
 
+pub use log::{note, proof};
+pub use signature::signature;
+
 /// A target: its name, which is that of its corpus, and what is done with the bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 14] = [
     ("card", card),
     ("cursor", cursor),
     ("event", event),
@@ -36,8 +42,11 @@ pub const TARGETS: [Target; 11] = [
     ("id", id),
     ("key", key),
     ("model_stream", model_stream),
+    ("note", note),
+    ("proof", proof),
     ("query", query),
     ("redactor", redactor),
+    ("signature", signature),
     ("time", time),
 ];
 
