@@ -26,12 +26,16 @@ pub mod charge;
 pub mod command;
 /// References from an event to the personal content that lies beside the log.
 pub mod content;
+/// Crons: when a schedule fires.
+pub mod cron;
 /// Agent definitions: how agents are set up, described once, in versions that never change.
 pub mod definition;
 /// The closed list of what can happen, and how each event is named and written.
 pub mod event;
 /// The typed, prefixed ids of everything that has one.
 pub mod id;
+/// Paths into JSON documents and conditions on them: RFC 9535.
+pub mod json_path;
 /// API keys: made with a role, revoked once.
 pub mod key;
 /// Amounts of money: exact decimals inside, integer cents on the wire.
