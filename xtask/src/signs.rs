@@ -4,7 +4,8 @@
 type Sign = (&'static str, &'static str, &'static [&'static str]);
 
 const SIGNS: &[Sign] = &[
-    ("kills", "lost-batch", &["was acknowledged and never happened"]),
+    // Where another copy of the lost request was on its way, it has happened in the end, but behind what must follow it.
+    ("kills", "lost-batch", &["was acknowledged and never happened", "made something else happen"]),
     ("kills", "unfolded-row", &["a read model differs from a refold of the log"]),
     ("kills", "forgotten-key", &["happened 2 times", "a retry was decided anew"]),
     ("order", "skipped-event", &["came to a reader of Stream"]),
