@@ -135,7 +135,44 @@ pub(super) struct Appender {
     pub(super) wary_until: Instant,
     pub(super) next_sweep: Instant,
     /// Answers of the batch that was committed last, which go out behind the next batch.
-    told: Option<(Vec<Pending>, Replies)>,
+    pub(super) told: Told,
+}
+
+/// Commands whose batch was committed, or came to nothing, with their answers. They are answered at the latest when this
+/// goes: an appender that breaks takes no answer with it.
+#[derive(Default)]
+pub(super) struct Told {
+    batch: Vec<Pending>,
+    replies: Replies,
+}
+
+impl Told {
+    /// Answers them.
+    pub(super) fn tell(&mut self) {
+        for (pending, reply) in self.batch.drain(..).zip(self.replies.drain(..)) {
+            // A caller that no longer waits has nobody to be told.
+            let _ = pending.reply.send(reply);
+        }
+    }
+
+    /// Comes to something, and answers them first where that has to be waited for: nobody waits for it who could be
+    /// answered.
+    pub(super) async fn tell_before<T>(&mut self, coming: impl Future<Output = T>) -> T {
+        let mut coming = std::pin::pin!(coming);
+        match futures_util::poll!(&mut coming) {
+            Poll::Ready(come) => come,
+            Poll::Pending => {
+                self.tell();
+                coming.await
+            }
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.tell();
+    }
 }
 
 /// End users that are being looked for, without the lock of the head.
@@ -165,17 +202,17 @@ impl Appender {
             looking: None,
             wary_until: Instant::now(),
             next_sweep,
-            told: None,
+            told: Told::default(),
         }
     }
 
     /// Works until nothing has waited for a while, or until the queue is closed and empty.
     pub(super) async fn run(mut self) {
         loop {
-            if self.ahead.is_empty() && self.behind.is_empty() {
+            if self.ahead.is_empty() || !self.behind.is_empty() {
                 // Those who are answered may have their next command ready: it goes into the next batch with what waits
                 // already, and not into one of its own behind it.
-                self.tell();
+                self.told.tell();
                 tokio::task::yield_now().await;
             }
             self.gather().await;
@@ -212,8 +249,8 @@ impl Appender {
                     self.be_wary();
                     let replies = self.attempt_and_settle(std::slice::from_ref(&pending)).await;
                     let replies = replies.unwrap_or_else(|broken| vec![Err(broken.into_failure())]);
-                    self.told = Some((vec![pending], replies));
-                    self.tell();
+                    self.told = Told { batch: vec![pending], replies };
+                    self.told.tell();
                 }
                 return;
             }
@@ -222,18 +259,9 @@ impl Appender {
                 batch.iter().map(|_| Err(failure.clone())).collect()
             }
         };
-        self.tell();
-        self.told = Some((batch, replies));
+        // Those of the batch before are answered, if they were not.
+        self.told = Told { batch, replies };
         self.sweep().await;
-    }
-
-    /// Answers those whose batch was committed, or came to nothing.
-    pub(super) fn tell(&mut self) {
-        let (batch, replies) = self.told.take().unwrap_or_default();
-        for (pending, reply) in batch.into_iter().zip(replies) {
-            // A caller that no longer waits has nobody to be told.
-            let _ = pending.reply.send(reply);
-        }
     }
 
     /// Attempts a batch; where the outcome is unknown, finds it out, and attempts it once more if it was not done.
@@ -304,15 +332,8 @@ impl Appender {
 
     async fn attempt(&mut self, batch: &[Pending]) -> Result<Replies, Broken> {
         let parts = Arc::clone(&self.parts);
-        let mut connecting = std::pin::pin!(parts.database.appending());
-        let client = match futures_util::poll!(&mut connecting) {
-            Poll::Ready(client) => client?,
-            Poll::Pending => {
-                // Others have all connections, so the next batch does not go out at once.
-                self.tell();
-                connecting.await?
-            }
-        };
+        // Others may have all connections.
+        let client = self.told.tell_before(parts.database.appending()).await?;
         let attempt = tokio::time::timeout(config::BATCH_DEADLINE, async {
             match self.attempt_on(&client, batch).await {
                 Err(Broken::Moved) => self.attempt_locked(&client, batch).await,
@@ -373,7 +394,7 @@ impl Appender {
         if Instant::now() < self.next_sweep {
             return;
         }
-        self.tell();
+        self.told.tell();
         self.next_sweep = Instant::now() + config::IDEMPOTENCY_SWEEP;
         let kept = i64::try_from(config::IDEMPOTENCY_KEPT.as_millis()).unwrap_or(i64::MAX);
         let before = self.parts.clock.now().millis() - kept;

@@ -1,8 +1,6 @@
 //! How an appender carries out a batch: decided on what is in memory and written in one round trip, or under the lock of
 //! the head where something has to be read first. While the database writes, the next batch is decided already.
 
-use std::task::Poll;
-
 use theazo_domain::time::Timestamp;
 use theazo_projections::EPOCH;
 use tokio::time::Instant;
@@ -41,7 +39,7 @@ impl Appender {
         client: &Client,
         batch: &[Pending],
     ) -> Result<Replies, Broken> {
-        self.tell();
+        self.told.tell();
         let decided = self.deciding.as_ref().map_or(0, Deciding::decided);
         let wanted = decide::wanted(&batch[decided..], &mut self.cache);
         let found = append::begin(client, self.tenant.id, &wanted, SNAPSHOT_FORMAT).await?;
@@ -108,13 +106,20 @@ impl Appender {
                 Needs::Lock => self.behind.push(pending),
             }
         }
+        self.fold_ahead();
         self.look_for_people();
+    }
+
+    /// Folds what was decided ahead.
+    fn fold_ahead(&mut self) {
+        if let Some(deciding) = &mut self.deciding {
+            deciding.fold(&self.builds, self.builds_revision);
+        }
     }
 
     fn decide_early(&mut self, pending: Pending, head: &Head) {
         let mut deciding = self.deciding.take().unwrap_or_else(|| Deciding::new(head.clone()));
         self.decider(&mut deciding, |decider, now| decider.decide(std::slice::from_ref(&pending), now));
-        deciding.fold(&self.builds, self.builds_revision);
         self.deciding = Some(deciding);
         self.ahead.push(pending);
     }
@@ -158,6 +163,7 @@ impl Appender {
                 Needs::Person(_) | Needs::Lock => self.behind.push(pending),
             }
         }
+        self.fold_ahead();
         self.look_for_people();
     }
 
@@ -258,21 +264,14 @@ impl Appender {
     ) -> Result<Replies, Broken> {
         let Plan { decisions, writes, head, now, worked } = plan;
         let traces = Traces::of(&writes);
-        let wake = client.prepare_cached(WAKE).await.map_err(Error::from)?;
         let mut pipeline = Pipeline::default();
-        {
-            let sending =
-                append::send(&mut pipeline, client, self.tenant.id, (start, &head), writes, SNAPSHOT_FORMAT);
-            let mut sending = std::pin::pin!(sending);
-            match futures_util::poll!(&mut sending) {
-                Poll::Ready(sent) => sent?,
-                Poll::Pending => {
-                    // A statement is prepared first: nobody waits for that who could be answered.
-                    self.tell();
-                    sending.await?;
-                }
-            }
-        }
+        let tenant = self.tenant.id;
+        let sending = async {
+            let wake = client.prepare_cached(WAKE).await?;
+            append::send(&mut pipeline, client, tenant, (start, &head), writes, SNAPSHOT_FORMAT).await?;
+            Ok::<_, Error>(wake)
+        };
+        let wake = self.told.tell_before(sending).await?;
         let (answers, kept) = if batch.iter().any(|pending| pending.keyed.is_some()) {
             // The answers are read from what was just written, so that must have worked.
             std::mem::take(&mut pipeline).finish().await?;
@@ -293,7 +292,7 @@ impl Appender {
         }
         let replies = replies(decisions, answers);
         // While the database is at this batch, the callers of the one before it make the next.
-        self.tell();
+        self.told.tell();
         // What the next batch needs is in memory from here on until it is written.
         self.cache.trim();
         if planted::is("published-early") {

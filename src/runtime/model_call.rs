@@ -41,6 +41,10 @@ impl Run<'_> {
         let prepared = model.prepare(&self.request());
         let call_id = CallId::from_ulid(random::ulid(app.clock.now()));
         let opening = self.opening(call_id, own_key, &prepared).await?;
+        let stopping = || *app.stopping.borrow();
+        if stopping() {
+            return Ok(Acted::Ended);
+        }
         let Some(events) = self.tell(Command::OpenCall(opening), vec![]).await? else {
             return Ok(Acted::Ended);
         };
@@ -48,7 +52,12 @@ impl Run<'_> {
             return Ok(Acted::Ended);
         }
         let asked = Instant::now();
-        let answered = self.send(model, &prepared, &key, left).await;
+        // The server may have been told to stop while the call was written down: then it is not made.
+        let answered = if stopping() {
+            Err(CallError::NotSent("the server stops".to_owned()))
+        } else {
+            self.send(model, &prepared, &key, left).await
+        };
         let took = asked.elapsed();
         spent("model", took);
         let was_answered = answered.is_ok();
@@ -194,7 +203,12 @@ impl Run<'_> {
                 }
             }
         };
-        timeout(rest.min(self.time_left()), told_off).await.unwrap_or(Ok(()))
+        let rested = timeout(rest.min(self.time_left()), told_off);
+        tokio::select! {
+            rested = rested => rested.unwrap_or(Ok(())),
+            // Whoever goes on need not rest.
+            () = after_stop(app, Duration::ZERO) => Ok(()),
+        }
     }
 
     /// A call of a tool without secrets. Ids and names have to be such as vendors take back.

@@ -74,7 +74,9 @@ impl Wire {
         deltas: &mut Deltas<'_>,
     ) -> Result<Reply, CallError> {
         let key = Zeroizing::clone(request.key);
+        // What has come counts, also where the stop comes in the same moment.
         let mut answer = tokio::select! {
+            biased;
             answer = self.post(request, deadline) => answer?,
             () = &mut stop => {
                 let message = STOPPED.to_owned();
@@ -83,10 +85,11 @@ impl Wire {
         };
         let request_id = request_id(answer.headers());
         if !answer.status().is_success() {
-            return Err(refusal(answer, &key).await);
+            return Err(refusal(answer, &key, stop).await);
         }
         let broken = if is_event_stream(answer.headers()) {
             tokio::select! {
+                biased;
                 read = read(&mut answer, &mut decoder, deltas) => read.err(),
                 () = stop => Some(STOPPED.to_owned()),
             }
@@ -203,13 +206,20 @@ fn may_have_cost(status: StatusCode) -> bool {
 }
 
 /// The vendor's refusal, in its own words as far as they can be had.
-async fn refusal(mut answer: client::Reply, key: &str) -> CallError {
+async fn refusal(mut answer: client::Reply, key: &str, stop: impl Future<Output = ()>) -> CallError {
     let mut body = vec![];
-    while let Ok(Some(piece)) = answer.piece().await {
-        body.extend_from_slice(&piece);
-        if body.len() > config::MODEL_ERROR_BYTES {
-            break;
+    let reading = async {
+        while let Ok(Some(piece)) = answer.piece().await {
+            body.extend_from_slice(&piece);
+            if body.len() > config::MODEL_ERROR_BYTES {
+                break;
+            }
         }
+    };
+    // Its status says enough where nobody waits for the words.
+    tokio::select! {
+        () = reading => {}
+        () = stop => {}
     }
     let status = answer.status();
     let mut message = presentable(&words(&body), key);
