@@ -83,6 +83,43 @@ async fn what_is_read_for_a_batch_is_as_the_batch_has_left_it() {
     assert_eq!(batches, 1, "what stands between the two was decided in their batch");
 }
 
+/// The next batch goes out before the callers of the one that was committed are answered. They do not wait for it.
+#[tokio::test]
+async fn whoever_is_committed_is_answered_however_long_the_next_batch_takes() {
+    let world = World::new().await;
+    let (tenant, log) = (world.tenant, world.server());
+    let [session, another] = [new_session_id(), new_session_id()];
+    for submission in [create(session, "user"), create(another, "user")] {
+        log.execute(tenant, submission).await.unwrap().unwrap();
+    }
+    let superuser = world.superuser().await;
+    let waits_for = async |table: &str| {
+        let sql = "select 1 from pg_locks l join pg_database d on d.oid = l.database
+                   where d.datname = current_database() and not l.granted and l.relation = $1::text::regclass";
+        superuser.query_opt(sql, &[&table]).await.unwrap()
+    };
+    let mut holders = [world.superuser().await, world.superuser().await];
+    let [sessions, agents] = holders.each_mut();
+    let (sessions, agents) = (sessions.transaction().await.unwrap(), agents.transaction().await.unwrap());
+    sessions.batch_execute("lock table sessions in access exclusive mode").await.unwrap();
+    agents.batch_execute("lock table agents in access exclusive mode").await.unwrap();
+    let begin = |submission| {
+        let log = Arc::clone(&log);
+        tokio::spawn(async move { log.execute(tenant, submission).await })
+    };
+    let first = begin(ask(session, Command::Pause));
+    wait::until_async("the first batch to wait", async || waits_for("sessions").await).await;
+    let agent_id = AgentId::from_ulid(random::ulid(SystemClock.now()));
+    let second = begin(ask(another, Command::AddAgent(Box::new(new_agent(agent_id)))));
+    tokio::task::yield_now().await;
+    sessions.commit().await.unwrap();
+    first.await.unwrap().unwrap().unwrap();
+    wait::until_async("the second batch to wait", async || waits_for("agents").await).await;
+    assert!(!second.is_finished());
+    agents.commit().await.unwrap();
+    second.await.unwrap().unwrap().unwrap();
+}
+
 /// While its key is being held, before the work under it has begun.
 #[tokio::test]
 async fn a_caller_who_goes_away_early_leaves_no_key_behind() {
