@@ -2,6 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -15,6 +17,11 @@ use crate::log::proof::{Consistency, Inclusion};
 
 /// The name of the log whose notes are signed here.
 const ORIGIN: &str = "log.example/1";
+/// The name of another log that is known too, and that signs beside.
+const OTHER: &str = "another.example";
+/// Bytes that the signature of a key named [`ORIGIN`] adds to a text: four that tell the key and 64 of Ed25519, which are
+/// 92 in base64, and what stands around them.
+const SIGNATURE_BYTES: usize = "\n— ".len() + ORIGIN.len() + " ".len() + 92 + "\n".len();
 /// The key of the example in `golang.org/x/mod/sumdb/note`, which a note of the corpus is signed with.
 const PUBLISHED_KEY: &str = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
 /// The leaves of the largest tree that hostile proofs are about.
@@ -22,9 +29,9 @@ const LEAVES: u8 = 33;
 
 /// A signed note, or the text of one. As a note it is read if it is one by the words of the specification, and written
 /// again byte for byte; as a text it is signed. What verifies does not with a byte of the text changed. A checkpoint
-/// has one spelling.
+/// has one spelling, and is signed and opened where a key of its log's name signs.
 pub fn note(bytes: &[u8]) {
-    let signer = Signer::new(ORIGIN, &Zeroizing::new([7; 32])).expect("it is a name");
+    let signer = signer(ORIGIN);
     let known = [signer.verifier().clone(), PUBLISHED_KEY.parse().expect("it is a key")];
     let read = Note::parse(bytes);
     assert_eq!(read.is_ok(), is_note(bytes));
@@ -41,20 +48,36 @@ pub fn note(bytes: &[u8]) {
     let signers = [signer];
     let signed = Note::sign(text, &signers);
     let is_text = text.ends_with('\n') && !text.contains(|character| character < ' ' && character != '\n');
-    assert_eq!(signed.is_ok(), is_text && text.len() + 200 < config::NOTE_BYTES);
+    assert_eq!(signed.is_ok(), is_text && text.len() + SIGNATURE_BYTES <= config::NOTE_BYTES);
     let Ok(signed) = signed else { return };
     assert_eq!(signed.verify(&known).expect("the key is known").text, text);
     let written = signed.to_string();
     check_changed(written.as_bytes(), text.len(), &known);
     if let Ok(checkpoint) = Checkpoint::parse(text) {
-        assert_eq!(checkpoint.to_string(), text);
-        assert_eq!(checkpoint.sign(&signers).expect("it is a text"), signed);
-        let opened = Checkpoint::open(written.as_bytes(), checkpoint.origin(), &known);
-        assert_eq!(opened.expect("the key is known"), checkpoint);
-        assert!(
-            Checkpoint::open(written.as_bytes(), "another", &known).is_err() || text.starts_with("another\n")
-        );
+        check_checkpoint(&checkpoint, text);
     }
+}
+
+/// Signs a checkpoint by the keys of two logs that are both known, by each alone and by both.
+fn check_checkpoint(checkpoint: &Checkpoint, text: &str) {
+    assert_eq!(checkpoint.to_string(), text);
+    for names in [&[ORIGIN][..], &[OTHER], &[OTHER, ORIGIN]] {
+        let signers: Vec<Signer> = names.iter().map(|name| signer(name)).collect();
+        let Ok(signed) = Note::sign(text, &signers) else { continue };
+        let is_its_own = names.contains(&checkpoint.origin());
+        assert_eq!(checkpoint.sign(&signers).ok().as_ref(), Some(&signed).filter(|_| is_its_own));
+        let written = signed.to_string();
+        let known = [ORIGIN, OTHER].map(|name| signer(name).verifier().clone());
+        for origin in [checkpoint.origin(), ORIGIN, OTHER, "a third"] {
+            let opened = Checkpoint::open(written.as_bytes(), origin, &known);
+            let expected = Some(checkpoint).filter(|_| is_its_own && origin == checkpoint.origin());
+            assert_eq!(opened.ok().as_ref(), expected, "{origin} by {names:?}");
+        }
+    }
+}
+
+fn signer(name: &str) -> Signer {
+    Signer::new(name, &Zeroizing::new([7; 32])).expect("it is a name")
 }
 
 /// Whether this is a signed note, line by line.
@@ -88,16 +111,18 @@ fn check_changed(note: &[u8], text_bytes: usize, known: &[Verifier]) {
     }
 }
 
-/// A proof in JSON, or what is to be done to one: nothing but the proof of the definition verifies, for no leaf but its
-/// own.
+/// A proof in JSON, or what is to be done to one: what is read is an object of the same fields and no other kind of proof,
+/// and nothing but the proof of the definition verifies, for no leaf but its own.
 pub fn proof(bytes: &[u8]) {
     let leaves: Vec<Hash> = (0..LEAVES).map(|leaf| Sha256::digest([leaf]).into()).collect();
     if let Ok(proof) = Inclusion::from_json(bytes) {
+        check_json(bytes, &proof);
         let json = serde_json::to_vec(&proof).expect("it is plain data");
         assert_eq!(Inclusion::from_json(&json).expect("it is read again"), proof);
         check_inclusion(&leaves, &proof);
     }
     if let Ok(proof) = Consistency::from_json(bytes) {
+        check_json(bytes, &proof);
         let json = serde_json::to_vec(&proof).expect("it is plain data");
         assert_eq!(Consistency::from_json(&json).expect("it is read again"), proof);
         check_consistency(&leaves, &proof);
@@ -114,6 +139,12 @@ pub fn proof(bytes: &[u8]) {
         change(&mut proof.hashes, &mut [&mut proof.first_size, &mut proof.second_size], changes, &leaves);
         check_consistency(&leaves, &proof);
     }
+}
+
+/// The text that a proof was read from says what the proof is written as, but for spaces and the order of its fields.
+fn check_json(bytes: &[u8], proof: &impl Serialize) {
+    let read: Value = serde_json::from_slice(bytes).expect("it was read");
+    assert_eq!(read, serde_json::to_value(proof).expect("it is plain data"));
 }
 
 /// Changes a proof as bytes say, three for a change.
@@ -172,4 +203,17 @@ fn check_consistency(leaves: &[Hash], proof: &Consistency) {
     assert_eq!(proof.verify(&first, &second).is_ok(), is_right, "{proof:?}");
     let forged = Head { root: leaves[32], ..first };
     assert!(proof.verify(&forged, &second).is_err());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_signed_up_to_the_last_byte_that_a_note_has_room_for() {
+        for left in [201, 200, 199, 113, 112, 111, 1, 0] {
+            let text = "a".repeat(config::NOTE_BYTES - left - 1) + "\n";
+            note(text.as_bytes());
+        }
+    }
 }

@@ -39,7 +39,7 @@ pub enum Malformed {
     Root,
 }
 
-/// Why a note is not taken for a checkpoint of a log.
+/// Why a note is not, or does not become, a checkpoint of a log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// It is not a note.
@@ -54,10 +54,13 @@ pub enum Refused {
     /// It is of another log.
     #[error("the checkpoint is of the log {0}")]
     Origin(String),
+    /// The log has not signed it, whoever else has.
+    #[error("no known key that is named {0}, as the log is, signs the checkpoint")]
+    Unsigned(String),
 }
 
 impl Checkpoint {
-    /// What a log of this name says: a name that its key has too, best a URL without its scheme.
+    /// What a log of this name says, best a URL without its scheme. A key of the log has the same name.
     ///
     /// # Errors
     /// [`Malformed::Origin`].
@@ -88,22 +91,36 @@ impl Checkpoint {
         Ok(Self { origin, head, extensions: lines.map(str::to_owned).collect() })
     }
 
-    /// Reads a checkpoint of the log of this name that one of the known keys has signed.
+    /// Reads a checkpoint of the log of this name that a known key of the same name has signed. Known keys of other
+    /// names, those of witnesses and of other logs, may have signed it as well: they do not vouch for it.
     ///
     /// # Errors
     /// [`Refused`].
     pub fn open(note: &[u8], origin: &str, known: &[Verifier]) -> Result<Self, Refused> {
         let note = Note::parse(note)?;
-        let checkpoint = Self::parse(note.verify(known)?.text)?;
-        if checkpoint.origin == origin { Ok(checkpoint) } else { Err(Refused::Origin(checkpoint.origin)) }
+        let verified = note.verify(known)?;
+        let checkpoint = Self::parse(verified.text)?;
+        if checkpoint.origin != origin {
+            return Err(Refused::Origin(checkpoint.origin));
+        }
+        checkpoint.check_keys(verified.by)?;
+        Ok(checkpoint)
     }
 
-    /// Signs it.
+    /// Signs it, by a key that has the log's name and by whatever other keys there are.
     ///
     /// # Errors
-    /// [`note::Malformed`] where there would be no note: without a key, or with too many.
-    pub fn sign(&self, signers: &[Signer]) -> Result<Note, note::Malformed> {
-        Note::sign(&self.to_string(), signers)
+    /// [`Refused::Unsigned`] without a key of the log's name, [`Refused::Note`] with too many keys or lines too long.
+    pub fn sign(&self, signers: &[Signer]) -> Result<Note, Refused> {
+        self.check_keys(signers.iter().map(Signer::verifier))?;
+        Ok(Note::sign(&self.to_string(), signers)?)
+    }
+
+    /// That one of the keys has the log's name. The specification only recommends it; held to it, no log that is known
+    /// can speak for another.
+    fn check_keys<'a>(&self, keys: impl IntoIterator<Item = &'a Verifier>) -> Result<(), Refused> {
+        let is_signed = keys.into_iter().any(|key| key.name() == self.origin);
+        if is_signed { Ok(()) } else { Err(Refused::Unsigned(self.origin.clone())) }
     }
 
     /// The log's name.
@@ -216,7 +233,33 @@ mod tests {
         assert_eq!(refused("", ORIGIN, &known), note::Malformed::Unsigned.into());
         let text = Note::sign("Hello.\n", &[others]).unwrap().to_string();
         assert_eq!(refused(&text, ORIGIN, &unknown), Malformed::Lines.into());
-        assert_eq!(checkpoint.sign(&[]), Err(note::Malformed::Unsigned));
+        assert_eq!(checkpoint.sign(&[]), Err(Refused::Unsigned(ORIGIN.to_owned())));
+    }
+
+    #[test]
+    fn a_checkpoint_is_vouched_for_by_the_key_of_its_own_log() {
+        let checkpoint = Checkpoint::new(ORIGIN, Frontier::from_iter([[1; 32]]).head()).unwrap();
+        let keys = [signer(ORIGIN), signer("another.example")];
+        let known = keys.each_ref().map(|key| key.verifier().clone());
+        let [ours, others] = keys;
+        let unsigned = Refused::Unsigned(ORIGIN.to_owned());
+        // Of two logs that are known, neither vouches for the other.
+        let others = [others];
+        let forged = Note::sign(&checkpoint.to_string(), &others).unwrap().to_string();
+        assert_eq!(Checkpoint::open(forged.as_bytes(), ORIGIN, &known), Err(unsigned.clone()));
+        assert_eq!(checkpoint.sign(&others), Err(unsigned.clone()));
+        // A witness signs beside it, and does not stand for it.
+        let [others] = others;
+        let witnessed = checkpoint.sign(&[others, ours]).unwrap().to_string();
+        for keys in [&known[..], &known[..1]] {
+            assert_eq!(Checkpoint::open(witnessed.as_bytes(), ORIGIN, keys), Ok(checkpoint.clone()));
+        }
+        assert_eq!(Checkpoint::open(witnessed.as_bytes(), ORIGIN, &known[1..]), Err(unsigned));
+        // A log that changes its key keeps its name.
+        let next = Signer::new(ORIGIN, &Zeroizing::new([2; 32])).unwrap();
+        let keys = [known[0].clone(), next.verifier().clone()];
+        let signed = checkpoint.sign(&[next]).unwrap().to_string();
+        assert_eq!(Checkpoint::open(signed.as_bytes(), ORIGIN, &keys), Ok(checkpoint));
     }
 
     #[test]

@@ -67,6 +67,9 @@ pub enum Malformed {
     /// It is longer than any proof.
     #[error("a proof has at most {} bytes", config::PROOF_BYTES)]
     TooLong,
+    /// It is not an object.
+    #[error("a proof is an object")]
+    NotObject,
     /// It is not JSON, or not of a proof.
     #[error("not a proof: {0}")]
     Json(#[from] serde_json::Error),
@@ -282,6 +285,10 @@ impl Iterator for Way {
 fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Malformed> {
     if json.len() > config::PROOF_BYTES {
         return Err(Malformed::TooLong);
+    }
+    // A derived reader takes a struct as a list too, in which nothing tells one kind of proof from the other.
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Malformed::NotObject);
     }
     Ok(serde_json::from_slice(json)?)
 }

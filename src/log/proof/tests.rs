@@ -269,6 +269,17 @@ fn what_is_not_a_proof_in_json_is_refused() {
     assert!(matches!(Consistency::from_json(&[b' '; config::PROOF_BYTES + 1]), Err(Malformed::TooLong)));
 }
 
+#[test]
+fn a_list_of_what_is_in_a_proof_is_none() {
+    let list = r#"[1,2,["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="]]"#;
+    for list in [list, "[0,1,[]]", " \t\r\n[0,1,[]]", "null", "0", r#""hashes""#] {
+        assert!(Inclusion::from_json(list.as_bytes()).is_err(), "{list}");
+        assert!(Consistency::from_json(list.as_bytes()).is_err(), "{list}");
+    }
+    let spaced = b" \t\r\n{\"leafIndex\":0,\"treeSize\":1,\"hashes\":[]}";
+    assert!(Inclusion::from_json(spaced).is_ok());
+}
+
 proptest! {
     #[test]
     fn proofs_of_larger_trees_verify(size in 1_usize..2_000, place in any::<prop::sample::Index>()) {
