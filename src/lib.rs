@@ -14,9 +14,10 @@ pub mod clock;
 pub mod config;
 /// The way to PostgreSQL.
 pub mod database;
-/// The API over HTTP.
+/// What reads bytes that anyone may have written, as functions that must not fail.
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
+/// The API over HTTP.
 pub mod http;
 /// The secrets of API keys.
 pub mod keys;

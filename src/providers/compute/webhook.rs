@@ -5,6 +5,7 @@
 //! tested against the receiver in `tests/it/support/vendors/webhook.rs`, which holds the document to the letter.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,8 +42,8 @@ pub struct Webhook {
     clock: Arc<dyn Clock>,
 }
 
-/// The key that calls are signed with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The key that calls are signed with. It is wiped from memory when it is dropped, and not shown.
+#[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey(Zeroizing<Vec<u8>>);
 
 /// A secret that no key can be made of.
@@ -54,6 +55,12 @@ pub enum InvalidSecret {
     /// It begins as a secret of Standard Webhooks and does not go on as one.
     #[error("must be base64 after whsec_")]
     Encoding,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SigningKey(…)")
+    }
 }
 
 impl SigningKey {
@@ -433,6 +440,12 @@ mod tests {
         let key = SigningKey::of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let signature = key.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn the_key_is_not_shown() {
+        let key = SigningKey::of("secret").unwrap();
+        assert_eq!(format!("{key:?} {:#?}", Some(&key)), "SigningKey(…) Some(\n    SigningKey(…),\n)");
     }
 
     #[test]
