@@ -3,7 +3,12 @@
 //! A field is `*`, or a list of numbers and ranges with commas between them; behind `*` and behind a range a step may
 //! stand (`*/15`, `8-18/2`). Months and days of the week have names of three letters, in any case. Sunday is 0 and 7,
 //! so `1-5` is Monday to Friday, and `fri-sun` ends with 7. A day has to match the day of month and the day of week
-//! where one of the two fields begins with `*`, and either of them where both are restricted.
+//! where one of the two fields begins with `*`, and either of them where both are restricted. A step that leads beyond
+//! the end leaves the first.
+//!
+//! Where the manual page leaves something open, it is as in the program that it belongs to (cron of Paul Vixie), whose
+//! source goes by the first character of a field: `1,*` is not one that begins with `*`, so that `0 0 1,* * 1` fires
+//! daily, and `*,1` is one.
 //!
 //! What other programs have taken up besides is refused, so that nobody is misunderstood: seconds, years, nicknames
 //! (`@daily`), `L`, `W`, `#`, `?`, `~`, a step behind a single number, and names written out.
@@ -154,14 +159,9 @@ pub enum Rule {
     /// A range that ends before it begins.
     #[error("the range {0} runs backwards")]
     Backwards(String),
-    /// A step that is not a number, or none that leads anywhere.
-    #[error("the step in {text} is not from 1 to {high}")]
-    Step {
-        /// The item of the list.
-        text: String,
-        /// The greatest.
-        high: u8,
-    },
+    /// A step that is not a number from 1 on, by the item of the list.
+    #[error("the step in {0} is not a number from 1 on")]
+    Step(String),
     /// A step behind a single number.
     #[error("{0}: a step stands behind * or a range only")]
     StepBehindNumber(String),
@@ -253,9 +253,9 @@ impl Field {
         if from > to {
             return Err(Rule::Backwards(numbers.to_owned()));
         }
-        let step = step.map_or(Some(1), digits).filter(|step| (1..=high).contains(step));
-        let step = step.ok_or_else(|| Rule::Step { text: text.to_owned(), high })?;
-        Ok(Span { from, to, step })
+        let step = step.map_or(Some(1), steps).ok_or_else(|| Rule::Step(text.to_owned()))?;
+        // croner takes no step that leads out of the field.
+        if step > to - from { Ok(Span { from, to: from, step: 1 }) } else { Ok(Span { from, to, step }) }
     }
 
     fn value(self, text: &str) -> Result<u8, Rule> {
@@ -272,6 +272,12 @@ impl Field {
 /// A number of digits alone: the standard library would take a plus as well.
 fn digits(text: &str) -> Option<u8> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// A step, which may be any number from 1 on. Beyond what a field holds, all are alike.
+fn steps(text: &str) -> Option<u8> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && text.bytes().any(|byte| byte != b'0');
+    is_number.then(|| text.parse().unwrap_or(u8::MAX))
 }
 
 impl Span {

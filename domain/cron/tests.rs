@@ -39,7 +39,7 @@ fn has(field: &str, value: u8, (low, high): (u8, u8)) -> bool {
             Some((from, to)) => (number(from), number(to)),
             None => (number(numbers), number(numbers)),
         };
-        (from..=to).contains(&value) && (value - from).is_multiple_of(step.parse().unwrap())
+        (from..=to).contains(&value) && u64::from(value - from).is_multiple_of(step.parse().unwrap())
     })
 }
 
@@ -106,6 +106,26 @@ fn a_day_field_that_begins_with_a_star_is_one_that_both_have_to_match() {
     // Not the first character: every day is named, and either matches.
     assert_eq!(slots("0 0 1,* * 1", "2025-05-01T00:00:00Z", 1), ["2025-05-02T00:00:00.000Z"]);
     assert_eq!(slots("0 0 *,1 * 1", "2025-05-01T00:00:00Z", 1), ["2025-05-05T00:00:00.000Z"]);
+}
+
+#[test]
+fn a_step_beyond_the_end_leaves_the_first() {
+    for (text, plain) in [
+        ("0 */24 * * *", "0 0 * * *"),
+        ("*/60 * * * *", "0 * * * *"),
+        ("0-59/60 * * * *", "0 * * * *"),
+        ("7-9/2,30-59/1000 * * * *", "7,9,30 * * * *"),
+        ("0 0 */32 * *", "0 0 1 * *"),
+        ("0 0 * */13 *", "0 0 * 1 *"),
+        ("0 0 * * */8", "0 0 * * 0"),
+        ("0 0 * * 5-7/256", "0 0 * * 5"),
+        ("*/99999999999999999999999999 * * * *", "0 * * * *"),
+        ("5-5/1 4-6/3 * * *", "5 4 * * *"),
+    ] {
+        assert_eq!(slots(text, "2025-05-01T00:00:00Z", 9), slots(plain, "2025-05-01T00:00:00Z", 9), "{text}");
+    }
+    assert!(Cron::parse("0 0 31/1 * *").is_err(), "behind a number");
+    assert_eq!(Cron::parse("0 0 30-31/9 2 *"), Err(Invalid::NeverFires));
 }
 
 #[test]
@@ -183,8 +203,10 @@ fn an_error_names_the_field_and_the_rule() {
     assert_eq!(error("* * * * 1-1000"), "day of week: 1000 is not from 0 to 7");
     assert_eq!(error("30-10 * * * *"), "minute: the range 30-10 runs backwards");
     assert_eq!(error("* * * * sat-fri"), "day of week: the range sat-fri runs backwards");
-    assert_eq!(error("*/0 * * * *"), "minute: the step in */0 is not from 1 to 59");
-    assert_eq!(error("* 0-5/24 * * *"), "hour: the step in 0-5/24 is not from 1 to 23");
+    assert_eq!(error("*/0 * * * *"), "minute: the step in */0 is not a number from 1 on");
+    assert_eq!(error("* 0-5/x * * *"), "hour: the step in 0-5/x is not a number from 1 on");
+    assert_eq!(error("* */ * * *"), "hour: the step in */ is not a number from 1 on");
+    assert_eq!(error("* */000 * * *"), "hour: the step in */000 is not a number from 1 on");
     assert_eq!(error("5/15 * * * *"), "minute: 5/15: a step stands behind * or a range only");
     assert_eq!(error("* * * mon *"), "month: \"mon\" is no number, name or range, and not *");
     assert_eq!(error("* * * * monday"), "day of week: \"monday\" is no number, name or range, and not *");
@@ -230,16 +252,17 @@ fn field(low: u8, high: u8, names: &'static [&'static str]) -> impl Strategy<Val
         Some(name) if !name.is_empty() && value.is_multiple_of(2) => name.to_uppercase(),
         _ => value.to_string(),
     };
-    let item = (0..6_u8, low..=high, low..=high, 1..=high).prop_map(move |(kind, one, other, step)| {
-        let (from, to) = (one.min(other), one.max(other));
-        match kind {
-            0 => "*".to_owned(),
-            1 => format!("*/{step}"),
-            2 => format!("{}-{to}", written(from)),
-            3 => format!("{from}-{to}/{step}"),
-            _ => written(one),
-        }
-    });
+    let item = (0..6_u8, low..=high, low..=high, prop_oneof![3 => 1..=u32::from(high), 1 => 1..=300_u32])
+        .prop_map(move |(kind, one, other, step)| {
+            let (from, to) = (one.min(other), one.max(other));
+            match kind {
+                0 => "*".to_owned(),
+                1 => format!("*/{step}"),
+                2 => format!("{}-{to}", written(from)),
+                3 => format!("{from}-{to}/{step}"),
+                _ => written(one),
+            }
+        });
     prop_oneof![2 => Just("*".to_owned()), 3 => prop::collection::vec(item, 1..4).prop_map(|items| items.join(","))]
 }
 

@@ -5,11 +5,14 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use serde_json_path::JsonPath;
 
+use super::compare::{is_equal, is_less};
 use super::outline::{self, Piece};
-use super::{Invalid, only, read};
+use super::spelled::{BLANKS, Spelled};
+use super::work::{OF_NODES, Work};
+use super::{Invalid, Rule, TooMuch, only, read};
 
 /// A logical expression of RFC 9535 (section 2.3.5) over a document, such as
 /// `$.review.output.score > 0.8 && !($.trigger.kind == 'refund')`. Written as it was read.
@@ -29,6 +32,7 @@ pub struct Condition {
     atoms: Vec<Atom>,
     /// How the atoms are joined: a filter on an array of what each came to.
     joined: JsonPath,
+    work: Work,
 }
 
 impl Condition {
@@ -37,23 +41,26 @@ impl Condition {
     /// # Errors
     /// [`Invalid`] says which rule it breaks, and where.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let pieces = outline::of(text)?;
+        let spelled = Spelled::of(text)?;
+        let (pieces, mut work) = outline::of(&spelled)?;
         // The outline has no bracket closed and no comma outside of those that the text opens itself. So the filter
         // ends where the text ends, and is the only one.
-        read(&format!("$[?{text}]"), text, "$[?".len())?;
+        read(&format!("$[?{}]", spelled.text), &spelled, "$[?".len())?;
         let (mut atoms, mut joined) = (vec![], "$[?".to_owned());
         for piece in pieces {
             match piece {
-                Piece::Logic(bytes) => joined.push_str(&text[bytes]),
+                Piece::Logic(bytes) => joined.push_str(&spelled.text[bytes]),
                 Piece::Atom(bytes, operator) => {
                     joined.push_str(&format!("(@[{}]==true)", atoms.len()));
-                    atoms.push(Atom::read(text, bytes, operator)?);
+                    let atom = Atom::read(&spelled, bytes, operator)?;
+                    work = work.plus(atom.work());
+                    atoms.push(atom);
                 }
             }
         }
         joined.push(']');
-        let joined = read(&joined, text, joined.len())?;
-        Ok(Self { text: text.to_owned(), atoms, joined })
+        let joined = read(&joined, &spelled, joined.len())?;
+        Ok(Self { text: text.to_owned(), atoms, joined, work })
     }
 
     /// As it was read.
@@ -63,16 +70,14 @@ impl Condition {
     }
 
     /// Whether it holds of a document.
-    #[must_use]
-    pub fn holds(&self, document: &Value) -> bool {
+    ///
+    /// # Errors
+    /// [`TooMuch::Work`] when it would cost more than [`MOST_WORK`](super::MOST_WORK) to find out.
+    pub fn holds(&self, document: &Value) -> Result<bool, TooMuch> {
+        self.work.check(document)?;
         let truths = self.atoms.iter().map(|atom| Value::Bool(atom.holds(document))).collect();
-        selects(&self.joined, Value::Array(truths))
+        Ok(!self.joined.query(&Value::Array(vec![truths])).is_empty())
     }
-}
-
-/// Whether a filter at the root selects this.
-fn selects(filter: &JsonPath, node: Value) -> bool {
-    !filter.query(&Value::Array(vec![node])).is_empty()
 }
 
 /// What a condition is joined of.
@@ -80,28 +85,41 @@ fn selects(filter: &JsonPath, node: Value) -> bool {
 enum Atom {
     /// A query by itself.
     Test(JsonPath),
-    /// A filter that compares two members of an object, or one and a literal.
-    Comparison { sides: [Side; 2], compared: JsonPath },
+    Comparison(Side, Operator, Side),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
 }
 
 impl Atom {
-    fn read(text: &str, bytes: Range<usize>, operator: Option<Range<usize>>) -> Result<Self, Invalid> {
+    fn read(spelled: &Spelled, bytes: Range<usize>, operator: Option<Range<usize>>) -> Result<Self, Invalid> {
+        let text = &spelled.text;
         let Some(operator) = operator else {
-            return read(&text[bytes.clone()], text, 0).map(Self::Test);
+            return read(&text[bytes.clone()], spelled, 0).map(Self::Test);
         };
-        let left = Side::read(text, &text[bytes.start..operator.start], "l")?;
-        let right = Side::read(text, &text[operator.end..bytes.end], "r")?;
-        let (l, r) = (&left.operand, &right.operand);
-        // RFC 9535 makes all of them from two, and the library does not quite: what has no order, such as truth values
-        // and missing nodes, is `>=` and `<=` only what it equals.
-        let compared = match &text[operator] {
-            ">" => format!("$[?{r}<{l}]"),
-            ">=" => format!("$[?{r}<{l}||{l}=={r}]"),
-            "<=" => format!("$[?{l}<{r}||{l}=={r}]"),
-            other => format!("$[?{l}{other}{r}]"),
+        let left = Side::read(spelled, bytes.start..operator.start)?;
+        let right = Side::read(spelled, operator.end..bytes.end)?;
+        let operator = match &text[operator.clone()] {
+            "==" => Operator::Equal,
+            "!=" => Operator::NotEqual,
+            "<" => Operator::Less,
+            "<=" => Operator::LessOrEqual,
+            ">" => Operator::Greater,
+            ">=" => Operator::GreaterOrEqual,
+            other => {
+                return Err(
+                    spelled.invalid(operator.start, Rule::Syntax(format!("{other} compares nothing")))
+                );
+            }
         };
-        let compared = read(&compared, text, compared.len())?;
-        Ok(Self::Comparison { sides: [left, right], compared })
+        Ok(Self::Comparison(left, operator, right))
     }
 
     fn holds(&self, document: &Value) -> bool {
@@ -109,52 +127,122 @@ impl Atom {
             Self::Test(query) => {
                 query.query(document).iter().any(|node| !matches!(node, Value::Null | Value::Bool(false)))
             }
-            Self::Comparison { sides, compared } => {
-                let bound =
-                    sides.iter().filter_map(|side| Some((side.name.to_owned(), side.value(document)?)));
-                selects(compared, Value::Object(bound.collect::<Map<_, _>>()))
+            Self::Comparison(left, operator, right) => {
+                let (left, right) = (left.value(document), right.value(document));
+                operator.holds(left.as_deref(), right.as_deref())
             }
+        }
+    }
+
+    /// What it costs beside its queries.
+    const fn work(&self) -> Work {
+        let is_long = match self {
+            Self::Test(_) => false,
+            Self::Comparison(left, _, right) => {
+                left.lengths + right.lengths > 0 || (left.is_node() && right.is_node())
+            }
+        };
+        Work { visits: if is_long { OF_NODES } else { 0 }, sweeps: 0 }
+    }
+}
+
+impl Operator {
+    /// By section 2.3.5.2.2, which makes all of them from two.
+    fn holds(self, left: Option<&Value>, right: Option<&Value>) -> bool {
+        match self {
+            Self::Equal => is_equal(left, right),
+            Self::NotEqual => !is_equal(left, right),
+            Self::Less => is_less(left, right),
+            Self::LessOrEqual => is_less(left, right) || is_equal(left, right),
+            Self::Greater => is_less(right, left),
+            Self::GreaterOrEqual => is_less(right, left) || is_equal(left, right),
         }
     }
 }
 
-/// A side of a comparison. What it takes from the document is found first: the library, comparing, would not count a
-/// negative index from the end.
+/// A side of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Side {
-    name: &'static str,
-    /// What stands for it in the comparison.
-    operand: String,
-    query: Option<JsonPath>,
-    /// Whether the number of nodes is asked for, and not the only one.
-    is_count: bool,
+    source: Source,
+    /// How many times `length` is asked of it.
+    lengths: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Source {
+    Literal(Value),
+    /// The only node of a query.
+    Node(JsonPath),
+    /// The number of its nodes.
+    Count(JsonPath),
 }
 
 impl Side {
-    fn read(text: &str, side: &str, name: &'static str) -> Result<Self, Invalid> {
-        let (mut inner, mut lengths) = (side.trim(), 0);
+    fn read(spelled: &Spelled, bytes: Range<usize>) -> Result<Self, Invalid> {
+        let (mut inner, mut lengths) = (spelled.text[bytes.clone()].trim_matches(BLANKS), 0);
         while let Some(argument) = argument(inner, "length") {
             inner = argument;
             lengths += 1;
         }
-        let count = argument(inner, "count");
-        let Some(query) = count.or(argument(inner, "value")).or(inner.starts_with('$').then_some(inner))
-        else {
-            return Ok(Self { name, operand: side.trim().to_owned(), query: None, is_count: false });
+        let source = if let Some(query) = argument(inner, "count") {
+            Source::Count(read(query, spelled, query.len())?)
+        } else if let Some(query) = argument(inner, "value").or(inner.starts_with('$').then_some(inner)) {
+            Source::Node(read(query, spelled, query.len())?)
+        } else {
+            let wrong = || spelled.invalid(bytes.start, Rule::Syntax("expected a literal".to_owned()));
+            Source::Literal(literal(inner).ok_or_else(wrong)?)
         };
-        let operand = format!("{}@.{name}{}", "length(".repeat(lengths), ")".repeat(lengths));
-        Ok(Self { name, operand, query: Some(read(query, text, query.len())?), is_count: count.is_some() })
+        Ok(Self { source, lengths })
     }
 
-    fn value(&self, document: &Value) -> Option<Value> {
-        let query = self.query.as_ref()?;
-        if self.is_count { Some(query.query(document).len().into()) } else { only(query, document).cloned() }
+    const fn is_node(&self) -> bool {
+        matches!(self.source, Source::Node(_))
+    }
+
+    fn value<'a>(&'a self, document: &'a Value) -> Option<Cow<'a, Value>> {
+        let value = match &self.source {
+            Source::Literal(value) => Some(Cow::Borrowed(value)),
+            Source::Node(query) => only(query, document).map(Cow::Borrowed),
+            Source::Count(query) => Some(Cow::Owned(query.query(document).len().into())),
+        };
+        (0..self.lengths).fold(value, |value, _| Some(Cow::Owned(length(&*value?)?.into())))
     }
 }
 
 /// What stands between the parentheses of a function.
 fn argument<'text>(text: &'text str, function: &str) -> Option<&'text str> {
-    text.strip_prefix(function)?.strip_prefix('(')?.strip_suffix(')').map(str::trim)
+    let inside = text.strip_prefix(function)?.strip_prefix('(')?.strip_suffix(')')?;
+    Some(inside.trim_matches(BLANKS))
+}
+
+/// What a literal spells. But for strings in single quotes, it is as in JSON.
+fn literal(text: &str) -> Option<Value> {
+    let Some(inside) = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) else {
+        return serde_json::from_str(text).ok();
+    };
+    let (mut json, mut characters) = ("\"".to_owned(), inside.chars());
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => json.push_str("\\\""),
+            '\\' => match characters.next()? {
+                '\'' => json.push('\''),
+                escaped => json.extend(['\\', escaped]),
+            },
+            _ => json.push(character),
+        }
+    }
+    json.push('"');
+    serde_json::from_str(&json).ok()
+}
+
+/// The function `length` (section 2.4.4): the characters of a string, or the elements of an array or object.
+fn length(value: &Value) -> Option<usize> {
+    match value {
+        Value::String(text) => Some(text.chars().count()),
+        Value::Array(values) => Some(values.len()),
+        Value::Object(members) => Some(members.len()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+    }
 }
 
 impl fmt::Display for Condition {

@@ -7,7 +7,9 @@
 
 use std::ops::Range;
 
-use super::{DEEPEST, Invalid, LONGEST, MOST_COPIES, Rule};
+use super::spelled::{BLANKS, Spelled};
+use super::work::{self, BYTES_PER_NODE, Work};
+use super::{DEEPEST, Invalid, MOST_COPIES, Rule};
 
 /// A part of a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,12 +20,22 @@ pub(super) enum Piece {
     Atom(Range<usize>, Option<Range<usize>>),
 }
 
-/// Checks the rules that hold before anything is read, and gives the parts that a condition is made of.
-pub(super) fn of(text: &str) -> Result<Vec<Piece>, Invalid> {
-    let mut outline =
-        Outline { text, at: 0, open: vec![], descents: 0, copies: 1, pieces: vec![], atom: None };
-    outline.walk().map_err(|rule| Invalid::at(text, outline.at, rule))?;
-    Ok(outline.pieces)
+/// Checks the rules that hold before anything is read, and gives the parts that a condition is made of, and what its
+/// queries cost.
+pub(super) fn of(spelled: &Spelled) -> Result<(Vec<Piece>, Work), Invalid> {
+    let mut outline = Outline {
+        text: &spelled.text,
+        at: 0,
+        open: vec![],
+        descents: 0,
+        copies: 1,
+        query: Work::default(),
+        work: Work::default(),
+        pieces: vec![],
+        atom: None,
+    };
+    outline.walk().map_err(|rule| spelled.invalid(outline.at, rule))?;
+    Ok((outline.pieces, outline.work))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,8 +53,18 @@ struct Open {
     at: usize,
     is_filter: bool,
     selectors: usize,
-    /// Whether the query that began last in it is one of `$`.
-    is_absolute: bool,
+    /// Of the comparison or test that is read: the query that began last in it.
+    query: Option<Query>,
+    /// Whether its operator is behind.
+    is_compared: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Query {
+    /// Of `$`.
+    Absolute,
+    /// Of `@`.
+    Relative,
 }
 
 struct Outline<'text> {
@@ -53,6 +75,10 @@ struct Outline<'text> {
     descents: usize,
     /// Of the same, how often its selectors multiply nodes.
     copies: usize,
+    /// Of the same, what it costs if it multiplies nothing.
+    query: Work,
+    /// What the queries before it cost.
+    work: Work,
     pieces: Vec<Piece>,
     /// The atom that is being read, and its operator.
     atom: Option<(Range<usize>, Option<Range<usize>>)>,
@@ -60,26 +86,39 @@ struct Outline<'text> {
 
 impl Outline<'_> {
     fn walk(&mut self) -> Result<(), Rule> {
-        if self.text.len() > LONGEST {
-            return Err(Rule::TooLong);
-        }
         while let Some(byte) = self.byte(0) {
             let end = self.at + self.width(byte)?;
             if self.is_logic(byte) {
                 self.end_atom();
                 self.pieces.push(Piece::Logic(self.at..end));
-            } else if !byte.is_ascii_whitespace() {
+            } else if !BLANKS.contains(&char::from(byte)) {
                 self.extend_atom(byte, end);
             }
             self.take(byte, end)?;
+            self.count(byte, end);
             self.at = end;
         }
         self.end_atom();
+        self.end_query();
         if let Some(open) = self.open.last() {
             self.at = open.at;
             return Err(Rule::Unbalanced);
         }
         Ok(())
+    }
+
+    /// Counts what a sign costs for every node: nothing where it is met but once.
+    fn count(&mut self, byte: u8, end: usize) {
+        if self.filters() == 0 && self.descents == 0 {
+            return;
+        }
+        self.query.visits += match byte {
+            b'\'' | b'"' => ((end - self.at) / BYTES_PER_NODE) as u64,
+            b'(' if self.is_call() => work::OF_CALL,
+            b'.' if end - self.at == 2 => work::OF_DESCENT,
+            b'.' | b'[' => work::OF_SEGMENT,
+            _ => 0,
+        };
     }
 
     fn byte(&self, ahead: usize) -> Option<u8> {
@@ -155,10 +194,16 @@ impl Outline<'_> {
             b']' | b')' => self.close(byte),
             b'$' | b'@' => self.query(byte),
             b'.' if end - self.at == 2 => self.descend(),
-            b'*' => self.many(self.is_selector()),
+            b'*' => {
+                let is_selector = self.is_selector();
+                self.many(is_selector)
+            }
             b':' => self.many(true),
             b'?' => self.filter(),
             b',' => self.comma(),
+            b'!' if end - self.at == 1 => Ok(self.join()),
+            b'&' | b'|' => Ok(self.join()),
+            b'=' | b'!' | b'<' | b'>' => Ok(self.compare()),
             _ => Ok(()),
         }
     }
@@ -167,14 +212,21 @@ impl Outline<'_> {
         if self.open.len() == DEEPEST {
             return Err(Rule::TooDeep);
         }
-        self.open.push(Open { kind, at: self.at, is_filter: false, selectors: 1, is_absolute: false });
+        self.open.push(Open {
+            kind,
+            at: self.at,
+            is_filter: false,
+            selectors: 1,
+            query: None,
+            is_compared: false,
+        });
         Ok(())
     }
 
     fn close(&mut self, byte: u8) -> Result<(), Rule> {
         let open = self.open.pop().filter(|open| (open.kind == Kind::Selectors) == (byte == b']'));
         let open = open.ok_or(Rule::Unbalanced)?;
-        let inside = self.text[open.at + 1..self.at].trim();
+        let inside = self.text[open.at + 1..self.at].trim_matches(BLANKS);
         let number = inside.strip_prefix('-').filter(|_| open.kind == Kind::Selectors && self.filters() > 0);
         if number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit())) {
             return Err(Rule::NegativeIndex);
@@ -189,16 +241,50 @@ impl Outline<'_> {
             return Err(Rule::Current);
         }
         if !is_filtered {
-            (self.descents, self.copies) = (0, 1);
+            self.end_query();
         }
         let Some(open) = self.open.last_mut() else { return Ok(()) };
-        open.is_absolute = is_absolute;
-        let is_argument = open.kind == Kind::Arguments;
-        if is_filtered && is_absolute && is_argument { Err(Rule::Absolute) } else { Ok(()) }
+        let before = open.query.replace(if is_absolute { Query::Absolute } else { Query::Relative });
+        if !is_filtered {
+            return Ok(());
+        }
+        self.query.visits += if open.is_compared { work::OF_COMPARED } else { work::OF_TESTED };
+        if is_absolute && open.kind == Kind::Arguments {
+            return Err(Rule::Absolute);
+        }
+        let is_constant = is_absolute && open.is_compared && before == Some(Query::Absolute);
+        if is_constant { Err(Rule::Constant) } else { Ok(()) }
+    }
+
+    /// The query that began last outside of filters has come to its end.
+    fn end_query(&mut self) {
+        self.work = self.work.plus(self.query.times(self.copies as u64));
+        (self.descents, self.copies, self.query) = (0, 1, Work::default());
+    }
+
+    /// An operator: what stands before it is compared, and no test.
+    fn compare(&mut self) {
+        let (is_filtered, is_behind_descent) = (self.filters() > 0, self.descents > 0);
+        let Some(open) = self.open.last_mut() else { return };
+        if is_filtered && !open.is_compared && open.query.is_some() {
+            let refund = work::OF_TESTED - work::OF_COMPARED;
+            self.query.visits = self.query.visits.saturating_sub(refund);
+        }
+        open.is_compared = true;
+        self.query.visits += if is_filtered { work::OF_COMPARISON } else { 0 };
+        self.query.sweeps += u64::from(is_filtered && is_behind_descent);
+    }
+
+    /// A comparison or test is at its end, or about to begin.
+    fn join(&mut self) {
+        if let Some(open) = self.open.last_mut() {
+            (open.query, open.is_compared) = (None, false);
+        }
     }
 
     fn descend(&mut self) -> Result<(), Rule> {
         self.descents += 1;
+        self.query.sweeps += 1;
         if self.descents > 1 { Err(Rule::Descents) } else { self.many(false) }
     }
 
@@ -208,23 +294,25 @@ impl Outline<'_> {
     }
 
     fn byte_before(&self) -> Option<u8> {
-        self.text[..self.at].trim_end().bytes().next_back()
+        self.text[..self.at].trim_end_matches(BLANKS).bytes().next_back()
     }
 
     /// The query here may select more than one node; `is_selector` says whether the innermost bracket is one of its own.
-    fn many(&self, is_selector: bool) -> Result<(), Rule> {
+    fn many(&mut self, is_selector: bool) -> Result<(), Rule> {
         let (owner, filters) = match self.open.split_last() {
             Some((own, others)) if is_selector => {
                 (others.last(), self.filters() - usize::from(own.is_filter))
             }
             _ => (self.open.last(), self.filters()),
         };
-        let is_absolute = owner.is_some_and(|owner| owner.is_absolute);
+        let is_absolute = owner.is_some_and(|owner| owner.query == Some(Query::Absolute));
+        self.query.visits = self.query.visits.max(1);
         if filters > 0 && is_absolute { Err(Rule::Absolute) } else { Ok(()) }
     }
 
     fn filter(&mut self) -> Result<(), Rule> {
         self.many(true)?;
+        self.join();
         if let Some(open) = self.open.last_mut() {
             open.is_filter = open.kind == Kind::Selectors;
         }
@@ -236,7 +324,7 @@ impl Outline<'_> {
             Some(open) if open.kind == Kind::Selectors => {
                 open.selectors += 1;
                 self.copies = self.copies / (open.selectors - 1) * open.selectors;
-                open.is_filter = false;
+                (open.is_filter, open.query, open.is_compared) = (false, None, false);
                 if self.copies > MOST_COPIES { Err(Rule::Copies) } else { self.many(true) }
             }
             Some(open) if open.kind == Kind::Arguments => Ok(()),

@@ -3,6 +3,8 @@
 //! `fuzz/` drives them by libFuzzer; the tests of this module drive them over the corpora that lie there, and over
 //! bytes made from those, with the stable compiler.
 
+mod condition;
+mod cron;
 mod log;
 mod signature;
 
@@ -10,11 +12,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 use theazo_domain::Event;
-use theazo_domain::cron::Cron;
 use theazo_domain::id::Subject;
-use theazo_domain::json_path::{Condition, Path, Rule};
 use theazo_domain::organization::Mode;
 use theazo_domain::rates::Card;
 use theazo_domain::time::{Day, Timestamp};
@@ -29,6 +28,8 @@ use crate::providers::guard::{Guard, Network};
 use crate::providers::model;
 use crate::vault::redact::{self, Redactor};
 
+pub use condition::condition;
+pub use cron::cron;
 pub use log::{note, proof};
 pub use signature::signature;
 
@@ -73,90 +74,6 @@ pub fn card(bytes: &[u8]) {
     let written = serde_json::to_vec(&card).expect("a card is plain data");
     assert_eq!(serde_json::from_slice::<Card>(&written).expect("it is read again"), card);
     assert!(!card.version.is_empty());
-}
-
-/// A condition or a path on the first line, and a document: what is read is written as it was, holds where its negation
-/// does not, and reaches no further within parentheses; a path holds where it selects what is neither false nor null.
-pub fn condition(bytes: &[u8]) {
-    let Some(text) = text(bytes) else { return };
-    let (expression, document) = first_line(text);
-    let document: Value = serde_json::from_str(document).unwrap_or_default();
-    let holds = |text: &str| Condition::parse(text).map(|condition| condition.holds(&document));
-    let held = holds(expression);
-    if let Ok(condition) = Condition::parse(expression) {
-        assert_eq!(Condition::parse(condition.as_str()), Ok(condition));
-    }
-    if let Ok(held) = held {
-        for (wrapped, expected) in [(format!("({expression})"), held), (format!("!({expression})"), !held)] {
-            let of_wrapped = holds(&wrapped).map_err(|error| error.rule);
-            let is_at_a_limit = matches!(of_wrapped, Err(Rule::TooDeep | Rule::TooLong));
-            assert!(is_at_a_limit || of_wrapped == Ok(expected), "{wrapped}: {of_wrapped:?}");
-        }
-    }
-    let Ok(path) = Path::parse(expression) else { return };
-    assert_eq!(Path::parse(path.as_str()).as_ref(), Ok(&path));
-    let Ok(nodes) = path.select(&document) else { return };
-    assert_eq!(path.only(&document), nodes.first().copied().filter(|_| nodes.len() == 1));
-    let tested = nodes.iter().any(|node| !matches!(node, Value::Null | Value::Bool(false)));
-    assert_eq!(held, Ok(tested), "{expression}");
-}
-
-/// A cron on the first line and the moment to begin at: its next slots are later, whole minutes, and the very next that
-/// crontab(5) has, by days and minutes one by one.
-pub fn cron(bytes: &[u8]) {
-    let Some(text) = text(bytes) else { return };
-    let (expression, moment) = first_line(text);
-    let Ok(cron) = Cron::parse(expression) else { return };
-    assert_eq!(Cron::parse(cron.as_str()).as_ref(), Ok(&cron));
-    assert_eq!(cron.as_str(), expression);
-    let mut moment = Timestamp::parse_bound(moment.trim()).unwrap_or_default();
-    for _ in 0..2 {
-        let Some(next) = cron.next_after(moment) else { return };
-        assert!(next > moment && next.millis() % MINUTE_MS == 0 && cron.is_due_at(next));
-        assert_eq!(cron.newest_until(moment, next), Some(next));
-        assert_eq!(cron.newest_until(next, next), None);
-        let mut between = (moment.millis() / MINUTE_MS + 1) * MINUTE_MS;
-        let walked = next.millis().min(moment.millis() + WALKED_MS);
-        while between < walked {
-            let slot = Timestamp::from_millis(between);
-            assert!(!is_slot(expression, slot), "{expression}: {slot}");
-            between += MINUTE_MS;
-        }
-        assert!(is_slot(expression, next), "{expression}: {next}");
-        moment = next;
-    }
-}
-
-const MINUTE_MS: i64 = 60_000;
-/// How far the minutes are walked one by one: a day and a half.
-const WALKED_MS: i64 = 36 * 60 * MINUTE_MS;
-
-/// Whether a whole minute is a slot of a cron, by the manual page alone.
-fn is_slot(expression: &str, moment: Timestamp) -> bool {
-    let fields: Vec<&str> = expression.split_ascii_whitespace().collect();
-    let Ok(date) = time::OffsetDateTime::from_unix_timestamp(moment.millis() / 1_000) else { return false };
-    let [week, month] = ["sunmontuewedthufrisat", "janfebmaraprmayjunjulaugsepoctnovdec"];
-    let has = |at: usize, value: u8, (low, high): (u8, u8), names: &str| {
-        let number = |text: &str| {
-            let named = names.find(&text.to_ascii_lowercase()).and_then(|at| u8::try_from(at / 3).ok());
-            named.map(|at| at + low).or_else(|| text.parse().ok()).expect("it was read")
-        };
-        fields[at].split(',').any(|item| {
-            let (span, step) = item.split_once('/').unwrap_or((item, "1"));
-            let (from, to) = span.split_once('-').unwrap_or((span, span));
-            let (from, to) = if span == "*" { (low, high) } else { (number(from), number(to)) };
-            // `fri-sun`.
-            let to = if to < from { 7 } else { to };
-            (from..=to).contains(&value) && (value - from).is_multiple_of(number(step))
-        })
-    };
-    let weekday = date.weekday().number_days_from_sunday();
-    let of_month = has(2, date.day(), (1, 31), "");
-    let of_week = has(4, weekday, (0, 7), week) || (weekday == 0 && has(4, 7, (0, 7), week));
-    let is_either = !fields[2].starts_with('*') && !fields[4].starts_with('*');
-    let is_day = if is_either { of_month || of_week } else { of_month && of_week };
-    let is_time = has(0, date.minute(), (0, 59), "") && has(1, date.hour(), (0, 23), "");
-    is_day && is_time && has(3, date.month().into(), (1, 12), month)
 }
 
 /// A cursor: none but those that the server gave for this listing is taken, and in one spelling only.
