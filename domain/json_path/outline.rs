@@ -188,6 +188,12 @@ impl Outline<'_> {
 
     fn take(&mut self, byte: u8, end: usize) -> Result<(), Rule> {
         match byte {
+            b'&' | b'|' => self.join(),
+            b'!' if end - self.at == 1 => self.join(),
+            b'=' | b'!' | b'<' | b'>' => self.compare(),
+            _ => {}
+        }
+        match byte {
             b'[' => self.open(Kind::Selectors),
             b'(' if self.is_call() => self.open(Kind::Arguments),
             b'(' => self.open(Kind::Group),
@@ -201,9 +207,6 @@ impl Outline<'_> {
             b':' => self.many(true),
             b'?' => self.filter(),
             b',' => self.comma(),
-            b'!' if end - self.at == 1 => Ok(self.join()),
-            b'&' | b'|' => Ok(self.join()),
-            b'=' | b'!' | b'<' | b'>' => Ok(self.compare()),
             _ => Ok(()),
         }
     }
