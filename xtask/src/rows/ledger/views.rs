@@ -103,7 +103,7 @@ fn moment(near: Timestamp, random: &mut fastrand::Rng) -> i64 {
 fn near_together(books: &Books, random: &mut fastrand::Rng) -> (i64, i64) {
     let first = random.usize(..books.entries.len());
     let mut last = (first + random.usize(..entries::READ_ONE_BY_ONE / 3)).min(books.entries.len() - 1);
-    let beyond = random.i64(0..1_000);
+    let beyond = random.i64(0..2_000);
     loop {
         let [from, until] = [first, last].map(|index| books.entries[index].at.millis());
         let (from, until) = (from, until + beyond);
@@ -117,9 +117,9 @@ fn near_together(books: &Books, random: &mut fastrand::Rng) -> (i64, i64) {
     }
 }
 
-/// From when until when a period is that is asked for in fractions: each counts as the second that it lies in.
+/// From when until when a period is that is asked for in fractions of seconds: they are cut off.
 const fn whole_seconds(from: i64, until: i64) -> (i64, i64) {
-    (from.div_euclid(1_000) * 1_000, (until + 999).div_euclid(1_000) * 1_000)
+    (from.div_euclid(1_000) * 1_000, until.div_euclid(1_000) * 1_000)
 }
 
 /// The days from the one of a moment to the one of another: dates, the last of which is included.
