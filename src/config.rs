@@ -315,8 +315,11 @@ pub const LEASE_RENEWAL: Duration = Duration::from_secs(3);
 pub const HAND_BACK: Duration = Duration::from_millis(800);
 /// How long what waits for others goes on waiting then: shorter, so that its place is free before the rest is handed back.
 pub const LAST_MOMENT: Duration = Duration::from_millis(200);
-/// How long the log may then take to keep what a call to a model has told until it was broken off.
-pub const CLOSING_MOMENT: Duration = Duration::from_millis(400);
+/// How long a call to a model goes on then: shorter still, since what it has told until it is broken off is kept by the log
+/// before the rest is handed back.
+pub const CALLS_LAST_MOMENT: Duration = Duration::from_millis(50);
+/// How long the log may take for that.
+pub const CLOSING_MOMENT: Duration = Duration::from_millis(350);
 /// The longest life that a vendor is asked to give to a sandbox that is not ended before.
 pub const SANDBOX_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 /// How often providers are asked for sandboxes that a crash left behind; those that two looks in a row find are released.

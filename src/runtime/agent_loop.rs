@@ -106,7 +106,7 @@ impl Run<'_> {
         let began = Instant::now();
         let moment = match self.conversation.next() {
             // A call to the model is broken off at the last moment, and closed with what it has told.
-            Next::Ask => config::LAST_MOMENT + config::CLOSING_MOMENT,
+            Next::Ask => config::CALLS_LAST_MOMENT + config::CLOSING_MOMENT,
             _ => config::LAST_MOMENT,
         };
         let acted = tokio::select! {

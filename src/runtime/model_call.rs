@@ -112,7 +112,7 @@ impl Run<'_> {
             let _ = model.send(prepared, key, deadline.into(), &mut deltas).await;
         }
         // Whoever goes on after a stop makes another call. What this one has told by then would be known to nobody.
-        let until = Until { deadline, stop: Box::pin(after_stop(self.desk.app, config::LAST_MOMENT)) };
+        let until = Until { deadline, stop: Box::pin(after_stop(self.desk.app, config::CALLS_LAST_MOMENT)) };
         // What sends it ends by itself, and tells what had come by then.
         let patience = deadline + config::MODEL_CALL_GRACE;
         match timeout(patience, model.send(prepared, key, until, &mut deltas)).await {
