@@ -6,9 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use rust_decimal::Decimal;
 use serde_json::Value;
 
-/// How the reason of a call begins that was released because no connection could be made for it, so that nobody was asked:
-/// the machine was too busy for that. It is made again. Any other call that was released was refused by its vendor.
-const UNSENT: &str = "the model's vendor cannot be reached: it cannot be connected to";
+/// How the reason of a call begins that was released because nobody was asked: no connection could be made for it, the machine
+/// being too busy for that, or its server was told to stop before. It is made again. Any other call that was released was
+/// refused by its vendor.
+const UNSENT: [&str; 2] = [
+    "the model's vendor cannot be reached: it cannot be connected to",
+    "the model's vendor cannot be reached: the server stops",
+];
 
 /// What a crash had left open.
 #[derive(Debug, Default)]
@@ -119,7 +123,7 @@ impl Walk<'_> {
                     self.given_up.insert(call);
                 }
             }
-            "model.call_released" if text(data, "reason").starts_with(UNSENT) => {
+            "model.call_released" if UNSENT.iter().any(|unsent| text(data, "reason").starts_with(unsent)) => {
                 let open = self.open.remove(&text(data, "callId"));
                 open.ok_or_else(|| format!("{kind} of a call that is not open: {data}"))?;
             }
