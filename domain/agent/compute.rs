@@ -14,6 +14,12 @@ pub const MINUTE_MS: i64 = 60_000;
 /// How long after a piece has begun it is measured: short of its end, so that it is charged before it is used up.
 pub const TICK_MS: i64 = 45_000;
 
+/// Milliseconds of compute in minutes, with six places.
+#[must_use]
+pub fn in_minutes(ms: i64) -> Decimal {
+    (Decimal::from(ms) / Decimal::from(MINUTE_MS)).round_dp(6).normalize()
+}
+
 /// The sandbox is ready, and is paid for from here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

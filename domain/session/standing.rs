@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Limits, Status};
 use crate::account::{Account, Excess, LimitName, Need};
-use crate::agent::compute::{MINUTE_MS, cost_of};
+use crate::agent::compute::{MINUTE_MS, cost_of, in_minutes};
 use crate::budget::Payers;
 use crate::charge::{Booking, Place, Rate};
 use crate::id::{AgentId, OrganizationId, SessionId, UserId};
@@ -132,7 +132,6 @@ impl Standing {
     }
 
     fn compute_excess(&self, minutes: i64) -> Excess {
-        let in_minutes = |ms: i64| (Decimal::from(ms) / Decimal::from(MINUTE_MS)).round_dp(6).normalize();
         Excess {
             limit: LimitName::MaxComputeMinutes,
             period: None,

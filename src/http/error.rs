@@ -13,7 +13,7 @@ use theazo_domain::money::{Currency, Money};
 use theazo_domain::session::LimitRefused;
 use utoipa::ToSchema;
 
-use super::v1::money::exact;
+use super::v1::money::{exact, number};
 use crate::log::Failure;
 use crate::{config, database, planted};
 
@@ -279,7 +279,7 @@ impl From<&LimitRefused> for Error {
         // Amounts of money in cents, as everywhere on the wire; counts as they are.
         let shown = |amount: Decimal| match excess.period {
             Some(_) => json!(Money { exact: amount, currency: Currency::Usd }.cents()),
-            None => json!(amount.normalize().to_string().parse::<serde_json::Number>().ok()),
+            None => json!(number(amount)),
         };
         let mut details = json!({
             "limit": excess.limit.as_str(),

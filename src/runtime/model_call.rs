@@ -14,7 +14,9 @@ use super::after_stop;
 use super::agent_loop::{Acted, Run, ends, spent};
 use super::conversation::Reply as Said;
 use crate::log::{Content, Failure, Stored, codec};
-use crate::providers::model::{Call, CallError, Model, Prepared, Reply, ToolCall, Until, Vendor, Verbatim};
+use crate::providers::model::{
+    self, Call, CallError, Model, Prepared, Reply, ToolCall, Until, Vendor, Verbatim,
+};
 use crate::providers::tools::input;
 use crate::{config, planted, random};
 
@@ -54,7 +56,7 @@ impl Run<'_> {
         let asked = Instant::now();
         // The server may have been told to stop while the call was written down: then it is not made.
         let answered = if stopping() {
-            Err(CallError::NotSent("the server stops".to_owned()))
+            Err(CallError::NotSent(model::STOPPED.to_owned()))
         } else {
             self.send(model, &prepared, &key, left).await
         };
@@ -117,12 +119,7 @@ impl Run<'_> {
         let patience = deadline + config::MODEL_CALL_GRACE;
         match timeout(patience, model.send(prepared, key, until, &mut deltas)).await {
             Ok(answered) => answered,
-            Err(_) => Err(CallError::BrokeOff {
-                message: "it took longer than it may".to_owned(),
-                text: String::new(),
-                usage: None,
-                vendor_id: None,
-            }),
+            Err(_) => Err(CallError::untold("it took longer than it may".to_owned())),
         }
     }
 

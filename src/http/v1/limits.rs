@@ -8,13 +8,14 @@ use rust_decimal::prelude::ToPrimitive;
 use rust_decimal::{Decimal, RoundingStrategy};
 use serde::{Deserialize, Deserializer, Serialize};
 use theazo_domain::Command;
+use theazo_domain::agent::compute::in_minutes;
 use theazo_domain::id::SessionId;
 use theazo_domain::money::Currency;
 use theazo_domain::session::{self, CostLimit, CostPeriod, LimitsPatch};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
-use super::money::{Amount, currency, exact, usd};
+use super::money::{Amount, currency, exact, number, usd};
 use super::sessions::missing;
 use super::usage::totals::Unrated;
 use crate::database;
@@ -313,11 +314,10 @@ fn count_in_use(limit: i64, used: i64) -> CountInUse {
 /// Minutes of compute, and how much of the limit that is to the millisecond.
 fn minutes_in_use(limit: i64, compute_ms: i64) -> MinutesInUse {
     let exact = Decimal::from(compute_ms) / Decimal::from(MINUTE_MS);
-    let used = exact.round_dp(6);
+    let used = in_minutes(compute_ms);
     let remaining = (Decimal::from(limit) - used).max(Decimal::ZERO);
-    let [used, remaining] = [used, remaining]
-        .map(|minutes| minutes.normalize().to_string().parse().expect("a decimal is written as a number"));
-    MinutesInUse { limit, used, remaining, percentage: percentage(exact, limit.into()) }
+    let percentage = percentage(exact, limit.into());
+    MinutesInUse { limit, used: number(used), remaining: number(remaining), percentage }
 }
 
 /// How much of a limit is used. A limit of nothing is used up from the start.

@@ -35,6 +35,11 @@ pub(crate) fn allotted(cents: i64, exact_amount: Decimal) -> Amount {
     Amount { amount: cents, currency: Currency::Usd, exact: exact(exact_amount) }
 }
 
+/// A decimal as a number: one that is no money, as minutes are.
+pub(crate) fn number(decimal: Decimal) -> serde_json::Number {
+    decimal.normalize().to_string().parse().expect("a decimal is written as a number")
+}
+
 /// A decimal with two places at least, and no zeros after those.
 pub(crate) fn exact(amount: Decimal) -> String {
     let mut amount = amount.normalize();

@@ -11,12 +11,9 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::sse::{Event, Parser};
-use super::{CallError, Reply, Until, Usage};
+use super::{CallError, Reply, STOPPED, Until, Usage};
 use crate::config;
 use crate::providers::client::{self, Client, Limits};
-
-/// Why a call was broken off that nobody waits for any longer.
-const STOPPED: &str = "the server stops";
 
 /// Is given each piece of an answer's text.
 pub(super) type Deltas<'a> = dyn for<'b> FnMut(&'b str) + Send + 'a;
@@ -78,10 +75,7 @@ impl Wire {
         let mut answer = tokio::select! {
             biased;
             answer = self.post(request, deadline) => answer?,
-            () = &mut stop => {
-                let message = STOPPED.to_owned();
-                return Err(CallError::BrokeOff { message, text: String::new(), usage: None, vendor_id: None });
-            }
+            () = &mut stop => return Err(CallError::untold(STOPPED.to_owned())),
         };
         let request_id = request_id(answer.headers());
         if !answer.status().is_success() {
@@ -140,7 +134,7 @@ impl Wire {
             if error.never_sent() {
                 return CallError::NotSent(message);
             }
-            CallError::BrokeOff { message, text: String::new(), usage: None, vendor_id: None }
+            CallError::untold(message)
         })
     }
 }

@@ -51,6 +51,9 @@ pub trait Model: Send + Sync {
     ) -> Result<Reply, CallError>;
 }
 
+/// Why a call was broken off, or not made, that nobody waits for any longer.
+pub(crate) const STOPPED: &str = "the server stops";
+
 /// How long a call is waited for. When that is over it is broken off, and what has come by then is told.
 pub struct Until<'a> {
     /// How long all of it may take.
@@ -217,6 +220,12 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// It was broken off before anything was told.
+    #[must_use]
+    pub const fn untold(message: String) -> Self {
+        Self::BrokeOff { message, text: String::new(), usage: None, vendor_id: None }
+    }
+
     /// Whether the same call may be made again: it cost nothing, and its refusal is about the moment, not about it.
     #[must_use]
     pub const fn may_be_repeated(&self) -> bool {

@@ -68,12 +68,8 @@ impl<'a> Life<'a> {
         // An agent that was paused alone is seldom met again otherwise: its session ends or is paused before.
         let waits = !session.is_paused
             && session.agent.as_ref().is_some_and(|agent| agent.is_paused && !agent.has_ended);
-        if waits && self.random.bool() {
-            self.use_agent(&mut session).await?;
-            self.session = Some(session);
-            return Ok(());
-        }
         let over = match choice {
+            _ if waits && self.random.bool() => self.use_agent(&mut session).await.map(|()| false),
             0..8 => self.end(&session).await.map(|()| true),
             8..34 => self.pause_or_resume(&mut session).await.map(|()| false),
             34..42 => self.limit(&session).await.map(|()| false),
