@@ -59,6 +59,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Whether it was done.
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or(Value::Null)
     }

@@ -4,9 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-mod again;
 mod client;
-mod ledger;
 mod load;
 mod place;
 mod programs;

@@ -16,16 +16,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::again::Again;
-use crate::client::{Ask, Caller};
 use crate::prove::Run;
 
 /// Far longer than a start, a stop or a command takes.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// How long one server is waited for, before another is asked.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long after a request that was not decided it is sent again.
-const ASKED_AGAIN: Duration = Duration::from_millis(50);
 const MASTER_KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 /// Requests a minute that no run reaches.
 const RATE_LIMIT: &str = "2000000000";
@@ -228,23 +222,6 @@ impl Place {
         let many = servers.len();
         (0..many)
             .find_map(|turn| servers[(number + turn) % many].as_ref().map(|server| server.address.clone()))
-    }
-
-    /// Asks on one server after the other from this one on, always with the same idempotency key, until it is done: it
-    /// may be refused, which is an error, but not left undecided.
-    pub(crate) async fn carry_out(
-        &self,
-        caller: &mut Caller,
-        first: usize,
-        ask: &Ask,
-        give_up: Duration,
-    ) -> anyhow::Result<Value> {
-        let again = Again { each: PATIENCE, all: give_up, rest: ASKED_AGAIN, unanswered: true };
-        let (answer, _) = again.ask(caller, |turn| self.address(first.wrapping_add(turn)), ask).await?;
-        if !(200..300).contains(&answer.status) {
-            bail!("{} {}: {} {}", ask.method, ask.path, answer.status, answer.text);
-        }
-        Ok(answer.json())
     }
 
     /// Ends a server at once (SIGKILL) or with notice (SIGTERM), and waits for its end.

@@ -17,8 +17,8 @@ use nix::unistd::{Pid, Uid};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::again::{BUSY, REST, decided};
 use crate::client::{Answer, Ask, Caller};
+use crate::load::{BUSY, REST, decided};
 use crate::place::Place;
 use crate::prove::{Findings, Row, Run};
 

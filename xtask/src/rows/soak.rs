@@ -18,9 +18,11 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Ask, Caller};
-use crate::load::Load;
+use crate::load::{Account, Load};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
+use crate::rows::kills::AGAIN;
+use crate::rows::kills::life::Life;
 
 pub(crate) const ROW: Row = Row {
     name: "soak",
@@ -31,7 +33,7 @@ pub(crate) const ROW: Row = Row {
 };
 
 const SERVERS: usize = 2;
-const CALLERS: u64 = 16;
+const CALLERS: usize = 16;
 /// Streams that are followed all the while, and come back now and then.
 const FOLLOWERS: usize = 32;
 /// How long a follower stays before it comes back.
@@ -62,14 +64,15 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     let place = Place::new(&run, SERVERS, &[]).await?;
     let tenant = place.organization("test").await?;
     // Without a pause first: what they can carry, and what they keep on purpose fills.
-    let whole = Load::new(&place, None, &tenant, "whole");
+    let account = Account::new(&run, "soak")?;
+    let whole = Load::new(&run, &place, &account, AGAIN);
     let measured = Duration::from_secs(run.amount(20, 120));
-    drive(&run, &whole, measured, 0).await?;
+    drive((&whole, &tenant), measured, ("whole", 0)).await?;
     let acknowledged = |load: &Load<'_>| load.acknowledged.load(Ordering::Relaxed);
     let others = whole.refused.load(Ordering::Relaxed) + whole.looks.load(Ordering::Relaxed);
     let asked = acknowledged(&whole) + others;
     let each = measured / u32::try_from(asked.max(1))?;
-    let half = Load::new(&place, None, &tenant, "half").paced(each * 2);
+    let half = Load::new(&run, &place, &account, AGAIN).paced(each * 2);
     // What leaks with a bug planted shows in less.
     let quick = if run.planted.is_some() { 30 } else { 60 };
     let lasts = Duration::from_secs(run.amount(quick, 3_600));
@@ -78,7 +81,7 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     let following = join_all((0..FOLLOWERS).map(|number| follow(&place, &tenant, number, &over, &comings)));
     let sampling = sample(&place, &half, lasts);
     let driving = async {
-        let driven = drive(&run, &half, lasts, 1).await;
+        let driven = drive((&half, &tenant), lasts, ("half", 1_000)).await;
         over.store(true, Ordering::Relaxed);
         driven
     };
@@ -96,6 +99,7 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     findings.did("requests acknowledged", acknowledged(&half));
     findings.did("requests that looked", half.looks.load(Ordering::Relaxed));
     findings.did("streams opened", comings.into_inner());
+    account.close(&findings);
     place.stop().await?;
     Ok(findings)
 }
@@ -137,14 +141,19 @@ fn slope(x: &[f64], y: &[f64]) -> f64 {
 }
 
 /// Lets all callers ask for so long.
-async fn drive(run: &Run, load: &Load<'_>, lasts: Duration, purpose: u64) -> anyhow::Result<()> {
-    let callers = (0..CALLERS).map(|caller| load.caller(caller, run.random(purpose * 1_000 + caller)));
+async fn drive(
+    (load, tenant): (&Load<'_>, &Tenant),
+    lasts: Duration,
+    (name, purpose): (&str, u64),
+) -> anyhow::Result<()> {
+    let callers = load.customers([&*tenant.key; CALLERS], name, purpose);
+    let living = load.live(callers, |caller| Life::new(caller, &tenant.organization).live());
     let end = async {
         sleep(lasts).await;
-        load.over.store(true, Ordering::Relaxed);
+        load.end();
     };
-    let (called, ()) = tokio::join!(join_all(callers), end);
-    called.into_iter().collect()
+    let (lived, ()) = tokio::join!(living, end);
+    lived.into_iter().collect()
 }
 
 /// Follows the log, and comes back now and then.

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::schema;
-use crate::again::decided;
 use crate::client::{Ask, Caller};
+use crate::load::decided;
 use crate::place::{Place, Tenant};
 use crate::prove::Findings;
 

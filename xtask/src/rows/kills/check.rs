@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 use super::Round;
-use crate::ledger::{Entry, Outcome};
+use crate::load::{Effect, Entry, Outcome};
 
 /// What an operator has made with the organization, before anybody asked for anything.
 const OF_THE_OPERATOR: [&str; 3] = ["organization.created", "rates.imported", "key.created"];
@@ -64,7 +64,8 @@ impl Round<'_> {
         let organization = ["--org", &self.tenant.organization];
         let verify = [&["log", "verify"][..], &organization].concat();
         let compare = [&["projection", "compare"][..], &organization].concat();
-        let (verified, compared) = tokio::join!(self.place.verdict(&verify), self.place.verdict(&compare));
+        let (verified, compared) =
+            tokio::join!(self.load.place.verdict(&verify), self.load.place.verdict(&compare));
         let ((sound, told), (same, reports)) = (verified?, compared?);
         let findings = &mut self.findings;
         wrong.into_iter().for_each(|wrong| findings.violation(wrong));
@@ -83,7 +84,7 @@ impl Round<'_> {
     /// What is wrong with the log, by the client's account.
     async fn compare_with_account(&self) -> anyhow::Result<Vec<String>> {
         // The account is read first: what is written into it later may or may not have happened by now.
-        let entries = self.ledger.read()?;
+        let entries = self.load.account.operations()?;
         let sql = "select e.position, e.type, e.subjects, e.data->>'name', e.metadata->>'actor',
                           e.metadata->>'idempotencyKey', e.data->>'callId', e.data->>'toolCallId', e.data->>'taskId',
                           e.data->'place'->>'agentId'
@@ -92,7 +93,7 @@ impl Round<'_> {
         let mut wrong = vec![];
         let mut asked: BTreeMap<String, Vec<Event>> = BTreeMap::new();
         let mut ended: BTreeMap<(&'static str, String), i64> = BTreeMap::new();
-        for row in self.place.superuser().await?.query(sql, &[&self.tenant.organization]).await? {
+        for row in self.load.place.superuser().await?.query(sql, &[&self.tenant.organization]).await? {
             let (mut about, name): (Vec<String>, Option<String>) = (row.get(2), row.get(3));
             about.extend(name);
             let names = [row.get(6), row.get(7), row.get(8), row.get(9)];
@@ -153,8 +154,8 @@ fn unasked(Event { position, kind, actor, .. }: &Event) -> Option<String> {
 }
 
 /// What is wrong with what an operation has made happen.
-fn compare(entry: &Entry, events: &[Event]) -> Option<String> {
-    let asked_for = |event: &&Event| Some(&event.kind) == entry.event.as_ref();
+fn compare(entry: &Entry<Effect>, events: &[Event]) -> Option<String> {
+    let asked_for = |event: &&Event| Some(&event.kind) == entry.what.event.as_ref();
     let times = events.iter().filter(asked_for).count();
     let wrong = |how: &str| Some(format!("{entry:?} {how}: {}", told(events)));
     match entry.outcome {
@@ -163,11 +164,11 @@ fn compare(entry: &Entry, events: &[Event]) -> Option<String> {
         _ if times > 1 => return wrong(&format!("happened {times} times")),
         _ => {}
     }
-    let meant = |event: &Event| entry.about.iter().all(|id| event.about.contains(id));
+    let meant = |event: &Event| entry.what.about.iter().all(|id| event.about.contains(id));
     if events.iter().filter(asked_for).any(|event| !meant(event)) {
         return wrong("is about something else");
     }
-    let besides = besides(entry.event.as_deref().unwrap_or_default());
+    let besides = besides(entry.what.event.as_deref().unwrap_or_default());
     let mut others = events.iter().filter(|event| !asked_for(event));
     if others.any(|other| times == 0 || !besides.contains(&&*other.kind)) {
         return wrong("made something else happen");
@@ -184,6 +185,7 @@ fn told(events: &[Event]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Ask;
 
     fn event(kind: &str, about: &[&str], actor: &str) -> Event {
         let about = about.iter().map(|id| (*id).to_owned()).collect();
@@ -191,9 +193,10 @@ mod tests {
         Event { position: 7, kind: kind.to_owned(), about, actor: actor.to_owned(), names }
     }
 
-    fn entry(event: Option<&str>, outcome: Outcome) -> Entry {
-        let (event, about) = (event.map(str::to_owned), vec!["ses_1".to_owned()]);
-        Entry { key: "key".to_owned(), event, about, outcome, sent: 1 }
+    fn entry(event: Option<&str>, outcome: Outcome) -> Entry<Effect> {
+        let mut effect = Effect::of("", &["ses_1"]);
+        effect.event = event.map(str::to_owned);
+        Entry { outcome, sent: 1, ..Entry::intended(&Ask::post("/v1/sessions", None).once("key"), effect) }
     }
 
     #[test]

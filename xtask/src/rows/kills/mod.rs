@@ -2,21 +2,22 @@
 //! the log, and the log what must be in the read models.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::ledger::Ledger;
-use crate::load::{self, Load};
+use crate::client::DEADLINE;
+use crate::load::{Account, Again, Effect, Load, Outcome};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
 mod check;
+pub(super) mod life;
+
+use life::{EVENTS, Life};
 
 pub(crate) const ROW: Row = Row {
     name: "kills",
@@ -29,7 +30,11 @@ pub(crate) const ROW: Row = Row {
 /// What is counted by this name: each that was up and was killed.
 const KILLS: &str = "kills";
 const SERVERS: usize = 2;
-const CALLERS: u64 = 32;
+const CALLERS: usize = 32;
+/// How a request is repeated: until long after servers and database have come back. Sent again at once it meets what the first
+/// one has left half done; sent later, what came of it.
+pub(super) const AGAIN: Again =
+    Again { each: DEADLINE, all: Duration::from_secs(90), rest_ms: 0..=39, hurries: true, ..Again::KILLED };
 /// Kills upon one organization's log; then another takes its place, since all of it is folded again after each of them.
 const KILLS_A_LOG: u64 = 5;
 /// How many logs more are lived, if something that the load can ask for has not happened by then: what is rare has a chance in
@@ -50,21 +55,18 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     for number in 0_u64.. {
         let killed = findings.work.get(KILLS).copied().unwrap_or_default();
         let is_done = killed >= kills && findings.done >= acknowledged;
-        if findings.is_red() || is_done && (more == 0 || happened.len() == load::EVENTS.len()) {
+        if findings.is_red() || is_done && (more == 0 || happened.len() == EVENTS.len()) {
             break;
         }
         more -= u64::from(is_done);
         let tenant = place.organization("test").await?;
-        let ledger = Ledger::new(&run, &format!("kills-{number}"))?;
-        let load = Load::new(&place, Some(&ledger), &tenant, &format!("log-{number}"));
-        let load = Arc::new(load);
-        let round = Round { place: &place, tenant: &tenant, ledger: &ledger, load, run: &run, findings };
+        let account = Account::new(&run, &format!("kills-{number}"))?;
+        let load = Load::new(&run, &place, &account, AGAIN);
+        let round = Round { tenant: &tenant, load: &load, run: &run, findings };
         findings = round.live((number, between), &mut random, &mut happened).await?;
-        if !findings.is_red() {
-            ledger.discard();
-        }
+        account.close(&findings);
     }
-    let missing: Vec<_> = load::EVENTS.iter().filter(|event| !happened.contains(**event)).collect();
+    let missing: Vec<_> = EVENTS.iter().filter(|event| !happened.contains(**event)).collect();
     findings.claim(missing.is_empty() || findings.is_red(), || format!("nobody asked for {missing:?}"));
     findings.did("acknowledged", findings.done);
     place.stop().await?;
@@ -73,10 +75,8 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
 
 /// One organization's log.
 struct Round<'a> {
-    place: &'a Place,
     tenant: &'a Tenant,
-    ledger: &'a Ledger,
-    load: Arc<Load<'a>>,
+    load: &'a Load<'a>,
     run: &'a Run,
     findings: Findings,
 }
@@ -87,32 +87,34 @@ impl Round<'_> {
         mut self,
         (number, between): (u64, u64),
         random: &mut fastrand::Rng,
-        happened: &mut BTreeSet<&'static str>,
+        happened: &mut BTreeSet<String>,
     ) -> anyhow::Result<Findings> {
-        let load = Arc::clone(&self.load);
-        let run = self.run;
-        let callers = (0..CALLERS).map(|caller| load.caller(caller, run.random(number * 1_000 + caller + 7)));
+        let (load, run, tenant) = (self.load, self.run, self.tenant);
+        let callers = load.customers([&*tenant.key; CALLERS], &format!("log-{number}"), number * 1_000 + 7);
+        let living = load.live(callers, |caller| Life::new(caller, &tenant.organization).live());
         let killing = async {
             let killed = self.kill_around(random, between).await;
-            load.over.store(true, Ordering::Relaxed);
+            load.end();
             run.doing.now("the callers end");
             killed
         };
-        let (called, killed) = tokio::join!(join_all(callers), killing);
+        let (lived, killed) = tokio::join!(living, killing);
         killed?;
         run.doing.now(format!("log {number} is checked in the end"));
         if !self.findings.is_red() {
             self.check().await?;
         }
-        for outcome in called {
+        for outcome in lived {
             if let Err(error) = outcome {
                 self.findings.violation(format!("a request did not come to what it must: {error:#}"));
             }
         }
-        happened.extend(load.happened());
+        let done = load.account.operations::<Effect>()?.into_values();
+        let done = done.filter(|entry| entry.outcome == Outcome::Ok);
+        happened.extend(done.filter_map(|entry| entry.what.event));
         let mut findings = self.findings;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Load { acknowledged, refused, unknown, undecided, .. } = &*load;
+        let Load { acknowledged, refused, unknown, undecided, .. } = load;
         findings.done += count(acknowledged);
         findings.did("refused, as the rules say", count(refused));
         findings.did("unknown, settled by the first retry that could be answered", count(unknown));
@@ -127,35 +129,39 @@ impl Round<'_> {
     /// everything before the load goes on.
     async fn kill_around(&mut self, random: &mut fastrand::Rng, between: u64) -> anyhow::Result<()> {
         let mut killed = 0;
-        while killed < KILLS_A_LOG && !self.findings.is_red() && !self.load.failed.load(Ordering::Relaxed) {
+        while killed < KILLS_A_LOG && !self.findings.is_red() && !self.load.is_over() {
             self.load_goes_on(random, between).await;
             self.run.doing.now(format!("kill {killed} of this log"));
-            self.load.is_harmed();
+            self.load.gate.is_harmed();
             let (victim, choice, holds_at_once) = (random.usize(..SERVERS), random.u8(..4), random.bool());
             if choice < 2 {
-                killed += u64::from(self.place.kill_database().await?);
+                killed += u64::from(self.load.place.kill_database().await?);
             }
             if choice > 0 {
-                killed += u64::from(self.place.process(victim).is_some());
-                self.place.end_server(victim, Signal::SIGKILL).await?;
+                killed += u64::from(self.load.place.process(victim).is_some());
+                self.load.place.end_server(victim, Signal::SIGKILL).await?;
             }
             // Now and then what was being done is looked at before anybody does it again; else others go on meanwhile,
             // and repeat at once what they have got no answer to.
             let started = async {
-                if choice > 0 { self.place.start(victim).await } else { self.place.database_is_up().await }
+                if choice > 0 {
+                    self.load.place.start(victim).await
+                } else {
+                    self.load.place.database_is_up().await
+                }
             };
-            let load = Arc::clone(&self.load);
+            let gate = &self.load.gate;
             let held = if holds_at_once {
-                let (held, started) = tokio::join!(load.hold(), started);
+                let (held, started) = tokio::join!(gate.hold(), started);
                 started?;
                 held
             } else {
                 started.await?;
-                load.hold().await
+                gate.hold().await
             };
             self.run.doing.now(format!("the check after {killed} kills of this log"));
             self.check().await?;
-            self.load.is_back();
+            self.load.gate.is_back();
             drop(held);
         }
         self.findings.did(KILLS, killed);
@@ -167,7 +173,7 @@ impl Round<'_> {
         let done = || self.load.acknowledged.load(Ordering::Relaxed);
         let (aim, until) = (done() + random.u64(20..between.max(21)), Instant::now() + UNTIL_HARMED);
         self.run.doing.now(format!("the load goes on to {aim}"));
-        while done() < aim && Instant::now() < until && !self.load.failed.load(Ordering::Relaxed) {
+        while done() < aim && Instant::now() < until && !self.load.is_over() {
             sleep(Duration::from_millis(random.u64(1..10))).await;
         }
     }

@@ -8,9 +8,9 @@ use serde_json::json;
 use theazo_domain::time::Timestamp;
 
 use super::answers::Vendor;
-use super::journal::Journal;
 use super::lives::{Agent, Session};
 use super::money::{Prices, UNITS, Used};
+use crate::load::Account as Journal;
 
 /// A charge of a model that must be there: its unit, its tokens and its cost.
 pub(super) type Line = (&'static str, Decimal, Decimal);

@@ -8,8 +8,8 @@ use theazo::clock::{Clock, SystemClock};
 
 use super::super::models::script::Used as Usage;
 use super::super::models::{Answer, Asked, Delivery, End, ModelServer, Said, Turn};
-use super::journal::Journal;
 use super::money::Used;
+use crate::load::Account as Journal;
 
 /// Bytes of a stream after which Anthropic's has told what the prompt used, and neither has told the rest.
 const BEHIND_PROMPT: usize = 480;

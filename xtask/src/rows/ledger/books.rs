@@ -6,13 +6,12 @@ use anyhow::Context;
 use rust_decimal::Decimal;
 use theazo_domain::time::Timestamp;
 
-use super::Desk;
 use super::account::{Account, Line};
 use super::harm::Outages;
 use super::money::UNITS;
 use super::spans::Piece;
-use crate::again::decided;
-use crate::client::{Ask, Caller};
+use crate::client::Ask;
+use crate::load::{Anything, Customer};
 use crate::prove::Findings;
 
 /// A charge.
@@ -74,17 +73,16 @@ impl Metered {
 }
 
 /// An export of a period.
-pub(super) async fn export(desk: Desk<'_>, query: &str) -> anyhow::Result<String> {
-    let address = desk.place.address(0).context("a server runs")?;
+pub(super) async fn export(customer: &mut Customer<'_>, query: &str) -> anyhow::Result<String> {
     let ask = Ask::get(format!("/v1/billing/export?{query}"));
-    let answer = decided(&mut Caller::new(&desk.tenant.key), &address, &ask).await?;
+    let answer = customer.send(&ask, Anything::default()).await?;
     anyhow::ensure!(answer.status == 200, "an export: {} {}", answer.status, answer.text);
     Ok(answer.text)
 }
 
 impl Books {
-    pub(super) async fn read(desk: Desk<'_>) -> anyhow::Result<Self> {
-        let csv = export(desk, "format=csv&from=2020-01-01").await?;
+    pub(super) async fn read(customer: &mut Customer<'_>) -> anyhow::Result<Self> {
+        let csv = export(customer, "format=csv&from=2020-01-01").await?;
         let entries = rows(&csv)?.into_iter().map(|row| {
             let cell = |name: &str| row.get(name).map(|cell| (*cell).to_owned()).unwrap_or_default();
             Ok(Entry {

@@ -7,10 +7,10 @@ use serde_json::json;
 use theazo_domain::time::Timestamp;
 use tokio::time::sleep;
 
-use super::customer::Customer;
 use super::lives::{Agent, Session, create, is_ready};
 use super::spans::{Ready, Spans, now_ms};
-use super::text;
+use super::{Desk, text};
+use crate::load::Customer;
 
 const ELDERS: usize = 3;
 /// Their model, which they never ask.
@@ -23,9 +23,9 @@ pub(super) struct Elders<'a> {
 
 impl<'a> Elders<'a> {
     /// They come to life, each with a file.
-    pub(super) async fn begin(mut customer: Customer<'a>) -> anyhow::Result<Self> {
+    pub(super) async fn begin(mut customer: Customer<'a>, desk: Desk<'_>) -> anyhow::Result<Self> {
         let user = "user_old";
-        let made = customer.write("/v1/sessions", json!({ "userId": user })).await?;
+        let made = customer.post("/v1/sessions", json!({ "userId": user })).await?;
         let id = text(&made, "id")?;
         let created_at = Timestamp::parse(&text(&made, "createdAt")?)?;
         let mut session = Session { id, created_at, agents: vec![] };
@@ -35,7 +35,7 @@ impl<'a> Elders<'a> {
             let id = text(&made, "id")?;
             let by = is_ready(&mut customer, &id).await?;
             let size = customer.random.usize(5_000_000..20_000_000);
-            let bytes = customer.desk.keep_file(&id, size)?;
+            let bytes = desk.keep_file(&id, size)?;
             let ready = vec![Ready { from, by, asked: by, ended: by }];
             session.agents.push(Agent {
                 id,
@@ -64,10 +64,10 @@ impl<'a> Elders<'a> {
             let lived = u64::try_from(now_ms() - ready.by).unwrap_or_default();
             sleep(age.saturating_sub(Duration::from_millis(lived))).await;
             ready.asked = now_ms();
-            self.customer.write(&format!("/v1/agents/{}/terminate", agent.id), json!({})).await?;
+            self.customer.post(&format!("/v1/agents/{}/terminate", agent.id), json!({})).await?;
             ready.ended = now_ms();
         }
-        self.customer.write(&format!("/v1/sessions/{}/terminate", self.session.id), json!({})).await?;
+        self.customer.post(&format!("/v1/sessions/{}/terminate", self.session.id), json!({})).await?;
         Ok(self.session)
     }
 }

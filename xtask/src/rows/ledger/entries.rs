@@ -8,9 +8,9 @@ use serde_json::Value;
 use theazo_domain::time::Timestamp;
 
 use super::books::{Books, Entry};
-use super::customer::Customer;
 use super::money::amount;
 use super::text;
+use crate::load::Customer;
 use crate::prove::Findings;
 
 /// Rows that are read page by page at most.

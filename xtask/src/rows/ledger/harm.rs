@@ -1,6 +1,5 @@
 //! Servers and the database are killed, as what is charged goes on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::answers::Vendor;
 use super::{GIVE_UP, SERVERS};
-use crate::place::Place;
+use crate::load::Load;
 
 /// One kill in so many is the database's.
 const DATABASE_IN: u64 = 4;
@@ -69,10 +68,10 @@ impl Outages {
 /// Kills something this often while so many charges are made, in as many equal parts of them one kill each; one of four
 /// is the database's. Ends early where nothing is charged any more.
 pub(super) async fn kill(
-    (place, vendor, outages): (&Place, &Vendor, &Outages),
+    load: &Load<'_>,
+    (vendor, outages): (&Vendor, &Outages),
     (from, until, kills): (u64, u64, u64),
     mut random: fastrand::Rng,
-    over: &AtomicBool,
 ) -> anyhow::Result<(u64, u64)> {
     let of_database = random.u64(..DATABASE_IN.min(kills.max(1)));
     let mut killed = (0, 0);
@@ -80,7 +79,7 @@ pub(super) async fn kill(
         let part = (until - from) / kills;
         let aim = from + turn * part + random.u64(..part.max(1));
         while vendor.charges() < aim {
-            if over.load(Ordering::Relaxed) {
+            if load.is_over() {
                 return Ok(killed);
             }
             // A kill comes at any moment of what the agents do, which nothing tells.
@@ -88,17 +87,17 @@ pub(super) async fn kill(
         }
         let began = SystemClock.now().millis();
         if turn % DATABASE_IN == of_database {
-            place.kill_database_surely().await?;
+            load.place.kill_database_surely().await?;
             let until = Instant::now() + GIVE_UP;
-            while let Err(error) = place.superuser().await {
+            while let Err(error) = load.place.superuser().await {
                 anyhow::ensure!(Instant::now() < until, "the database does not come back: {error:#}");
                 sleep(Duration::from_millis(20)).await;
             }
             killed.1 += 1;
         } else {
             let server = random.usize(..SERVERS);
-            place.end_server(server, Signal::SIGKILL).await?;
-            place.start(server).await?;
+            load.place.end_server(server, Signal::SIGKILL).await?;
+            load.place.start(server).await?;
             killed.0 += 1;
         }
         outages.note((began, SystemClock.now().millis()));

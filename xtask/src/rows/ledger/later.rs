@@ -5,9 +5,9 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
 use super::account::{Account, Adjustment, Lost};
-use super::customer::Customer;
 use super::money::{self, UNITS};
 use super::{Desk, UNPRICED, text};
+use crate::load::Customer;
 use crate::prove::Findings;
 
 /// Charges of each half that are corrected.
@@ -23,7 +23,7 @@ pub(super) async fn import(desk: Desk<'_>, card: &mut Value) -> anyhow::Result<(
         "cacheWrite": "0.9", "source": "https://example.com/prices", "date": "2026-11-24",
     });
     card["models"].as_array_mut().context("models of a card")?.push(model);
-    desk.journal.write(&json!({ "imported": card }))?;
+    desk.load.account.write(&json!({ "imported": card }))?;
     let path = desk.place.directory().join("card.json");
     tokio::fs::write(&path, card.to_string()).await?;
     let imported = desk.command(&["rates", "import", &path.display().to_string()]).await?;
@@ -33,6 +33,7 @@ pub(super) async fn import(desk: Desk<'_>, card: &mut Value) -> anyhow::Result<(
 
 /// Tells the server of some of its lost calls what they used, of some that they were not billed, and of others nothing.
 pub(super) async fn reconcile(
+    desk: Desk<'_>,
     customer: &mut Customer<'_>,
     account: &mut Account,
     findings: &mut Findings,
@@ -72,9 +73,8 @@ pub(super) async fn reconcile(
         return Ok(());
     }
     findings.did("calls reconciled", file.lines().count() as u64);
-    let desk = customer.desk;
     let path = desk.place.directory().join("reconciled.jsonl");
-    desk.journal.write(&json!({ "reconciled": file }))?;
+    desk.load.account.write(&json!({ "reconciled": file }))?;
     tokio::fs::write(&path, file).await?;
     desk.command(&["billing", "reconcile", &path.display().to_string()]).await?;
     Ok(())
@@ -89,7 +89,7 @@ pub(super) async fn adjust(
     let agents: Vec<String> = account.agents.keys().cloned().collect();
     for _ in 0..CORRECTIONS {
         let agent = &agents[customer.random.usize(..agents.len())];
-        let entries = customer.get(&format!("/v1/billing/entries?agentId={agent}&limit=100")).await?;
+        let entries = customer.look(format!("/v1/billing/entries?agentId={agent}&limit=100")).await?;
         let entries = entries["data"].as_array().context("entries")?;
         let usage = |entry: &&Value| {
             entry["line"] == "usage" && UNITS.contains(&entry["unit"].as_str().unwrap_or_default())
@@ -112,7 +112,7 @@ pub(super) async fn adjust(
         }
         let body =
             json!({ "chargeId": corrects, "exact": exact.normalize().to_string(), "reason": "a proof" });
-        let made = customer.write("/v1/billing/adjustments", body).await?;
+        let made = customer.post("/v1/billing/adjustments", body).await?;
         account.adjusted(text(&made, "id")?, Adjustment { corrects, agent: agent.clone(), exact })?;
         findings.did("corrections", 1);
     }

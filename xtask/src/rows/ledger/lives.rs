@@ -1,19 +1,18 @@
 //! Users with sessions, agents and runs, as the client knows them.
 
 use anyhow::Context;
-use futures_util::future::join_all;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use theazo_domain::time::Timestamp;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::answers::{Vendor, task};
-use super::customer::Customer;
 use super::spans::{Ready, Slept, Spans, now_ms};
 use super::{Desk, GIVE_UP, UNPRICED, money, text};
+use crate::load::Customer;
 
 /// Sessions at the same time.
-const WORKERS: usize = 24;
+pub(super) const WORKERS: usize = 24;
 const USERS: usize = 9;
 const MODELS: [&str; 4] = ["claude-sonnet-4-5", "claude-haiku-4-5", "gpt-4.1-mini", UNPRICED];
 /// Tokens of an answer at most.
@@ -70,46 +69,36 @@ struct Worker<'a> {
     customer: Customer<'a>,
 }
 
-impl Lives<'_> {
+impl<'a> Lives<'a> {
     /// Lets sessions live until enough was charged; all of them have ended then.
-    pub(super) async fn all(&self, random: &fastrand::Rng) -> anyhow::Result<Vec<Session>> {
-        let mut choices = random.clone();
-        let workers = (0..WORKERS).map(|number| {
-            let name = format!("{}.{number}", self.half);
-            Worker { lives: self, customer: Customer::new(self.desk, name, choices.fork()) }
-        });
-        let workers: Vec<_> = workers.collect();
-        let lived = join_all(workers.into_iter().map(Worker::live)).await;
-        Ok(lived.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect())
+    pub(super) async fn live(&'a self, customer: Customer<'a>) -> anyhow::Result<Vec<Session>> {
+        let (mut worker, mut sessions) = (Worker { lives: self, customer }, vec![]);
+        let is_enough = || self.vendor.charges() >= self.enough || Instant::now() >= self.limit;
+        while !is_enough() && !worker.customer.load.is_over() {
+            sessions.push(worker.session().await?);
+        }
+        Ok(sessions)
     }
 }
 
 impl Worker<'_> {
-    async fn live(mut self) -> anyhow::Result<Vec<Session>> {
-        let mut sessions = vec![];
-        while self.lives.vendor.charges() < self.lives.enough && Instant::now() < self.lives.limit {
-            sessions.push(self.session().await?);
-        }
-        Ok(sessions)
-    }
-
     async fn session(&mut self) -> anyhow::Result<Session> {
         let user = format!("user_{}", self.customer.random.usize(..USERS));
-        let made = self.customer.write("/v1/sessions", json!({ "userId": user })).await?;
+        let made = self.customer.post("/v1/sessions", json!({ "userId": user })).await?;
         let id = text(&made, "id")?;
         let created_at = Timestamp::parse(&text(&made, "createdAt")?)?;
         let own_key = self.customer.random.u8(..5) == 0;
         if own_key {
             for name in ["ANTHROPIC_API_KEY", "OPENAI_API_KEY"] {
                 let secret = json!({ "name": name, "value": "sk-of-their-own-0000", "sessionId": id });
-                self.customer.write("/v1/secrets", secret).await?;
+                self.customer.post("/v1/secrets", secret).await?;
             }
         }
         let mut agents = vec![];
         for _ in 0..self.customer.random.usize(1..4) {
             agents.push(self.agent(&id, &user, own_key).await?);
         }
-        self.customer.write(&format!("/v1/sessions/{id}/terminate"), json!({})).await?;
+        self.customer.post(&format!("/v1/sessions/{id}/terminate"), json!({})).await?;
         Ok(Session { id, created_at, agents })
     }
 
@@ -132,7 +121,7 @@ impl Worker<'_> {
             slept.awake_by = by;
         }
         let asked = now_ms();
-        self.customer.write(&format!("/v1/agents/{id}/terminate"), json!({})).await?;
+        self.customer.post(&format!("/v1/agents/{id}/terminate"), json!({})).await?;
         spans.ready.push(Ready { from, by, asked, ended: now_ms() });
         Ok(Agent {
             id,
@@ -152,17 +141,17 @@ impl Worker<'_> {
         let customer = &mut self.customer;
         let by = is_ready(customer, id).await?;
         let size = customer.random.usize(1_000_000..4_000_000);
-        spans.bytes = customer.desk.keep_file(id, size)?;
+        spans.bytes = self.lives.desk.keep_file(id, size)?;
         let asked = now_ms();
-        customer.write(&format!("/v1/agents/{id}/pause"), json!({})).await?;
+        customer.post(&format!("/v1/agents/{id}/pause"), json!({})).await?;
         spans.ready.push(Ready { from, by, asked, ended: now_ms() });
         let events = format!("/v1/events?subject={id}&type=agent.suspended");
         until(customer, "a pause", &events, |shown| shown["data"][0]["type"] == "agent.suspended").await?;
         let suspended_by = now_ms();
-        spans.has_lost_file = !customer.desk.has_file(id, size);
+        spans.has_lost_file = !self.lives.desk.has_file(id, size);
         sleep(Duration::from_millis(customer.random.u64(500..3_000))).await;
         let resumed = now_ms();
-        customer.write(&format!("/v1/agents/{id}/resume"), json!({})).await?;
+        customer.post(&format!("/v1/agents/{id}/resume"), json!({})).await?;
         spans.slept = Some(Slept { asked, suspended_by, resumed, awake_by: resumed });
         Ok(resumed)
     }
@@ -171,7 +160,7 @@ impl Worker<'_> {
         let customer = &mut self.customer;
         let turns = customer.random.usize(1..7);
         let task = task(&format!("Task {}.{}", customer.name, customer.asked), turns);
-        let started = customer.write(&format!("/v1/agents/{agent}/run"), json!({ "task": task })).await?;
+        let started = customer.post(&format!("/v1/agents/{agent}/run"), json!({ "task": task })).await?;
         let task_id = text(&started, "taskId")?;
         let runs = |shown: &Value| matches!(shown["status"].as_str(), Some("queued" | "running"));
         let ended = until(customer, "a run", &format!("/v1/tasks/{task_id}"), |shown| !runs(shown)).await?;
@@ -184,7 +173,7 @@ impl Worker<'_> {
 /// A new agent.
 pub(super) async fn create(customer: &mut Customer<'_>, session: &str, model: &str) -> anyhow::Result<Value> {
     let new = json!({ "tools": ["web_search"], "model": { "id": model, "maxTokens": MOST_OUTPUT } });
-    customer.write(&format!("/v1/sessions/{session}/agents"), new).await
+    customer.post(&format!("/v1/sessions/{session}/agents"), new).await
 }
 
 /// Waits for the sandbox of a new agent; when it was there at the latest.
@@ -205,7 +194,7 @@ async fn until(
     let until = Instant::now() + GIVE_UP;
     let mut rest = Duration::from_millis(20);
     loop {
-        let shown = customer.get(path).await?;
+        let shown = customer.look(path).await?;
         if is_so(&shown) {
             return Ok(shown);
         }

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,6 +13,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::eprint;
+use crate::load::{Account as Journal, Again, Customer, Load};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
@@ -21,11 +21,9 @@ mod account;
 mod answers;
 mod books;
 mod calls;
-mod customer;
 mod elders;
 mod entries;
 pub(crate) mod harm;
-mod journal;
 mod later;
 mod lives;
 pub(crate) mod money;
@@ -35,11 +33,9 @@ mod views;
 use account::Account;
 use answers::Vendor;
 use books::Books;
-use customer::Customer;
 use elders::Elders;
 use harm::Outages;
-use journal::Journal;
-use lives::{Lives, Session};
+use lives::{Lives, Session, WORKERS};
 use money::Prices;
 
 pub(crate) const ROW: Row = Row {
@@ -57,7 +53,7 @@ const CHARGES_A_LOG: u64 = 100_000;
 const UNPRICED: &str = "house-model-1";
 /// Of so many answers of models one breaks off.
 const ANSWERS_A_BREAK: u32 = 25;
-/// How long a request is repeated, and a run waited for: far longer than it takes to take up what a server has left.
+/// How long a run is waited for: far longer than it takes to take up what a server has left.
 const GIVE_UP: Duration = Duration::from_secs(100);
 /// How long the charges of one half may take, and the kills that are spread over them: far longer than on a slow machine. A
 /// half ends when there are enough, however slowly they come; what has stopped is met by the deadline of its request or run.
@@ -82,10 +78,11 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
 
 /// One organization's life, from its first charge to its books.
 async fn round(run: &Run, (number, charges): (u64, u64), findings: &mut Findings) -> anyhow::Result<()> {
-    let (evidence, journal) = (Evidence::new(run)?, Arc::new(Journal::new(run, number)?));
+    let (evidence, journal) =
+        (Evidence::new(run)?, Arc::new(Journal::new(run, &format!("ledger-{number}"))?));
     life(run, (&evidence.folder, &journal), (number, charges), findings).await?;
+    journal.close(findings);
     if !findings.is_red() {
-        journal.discard();
         evidence.discard();
     }
     Ok(())
@@ -142,19 +139,25 @@ async fn life(
     ];
     let place = Place::new(run, SERVERS, &environment).await?;
     let tenant = place.organization("live").await?;
-    let desk = Desk { place: &place, tenant: &tenant, journal, sandboxes: &sandboxes };
+    let load = Load::new(run, &place, journal, Again::KILLED);
+    let desk = Desk { place: &place, tenant: &tenant, load: &load, sandboxes: &sandboxes };
     let round = Round { run, number, desk, vendor: &vendor, outages: Outages::default() };
     let mut account = Account::new(Arc::clone(journal));
     round.charge(charges, &mut account, findings).await?;
     for refused in vendor.server.refused() {
         findings.violation(format!("the model's vendor refused a request: {refused}"));
     }
-    journal.hold_against_log(desk, findings).await?;
+    let (operations, wrong) = load.against_the_log(&tenant).await?;
+    findings.did("operations", operations);
+    wrong.into_iter().for_each(|wrong| findings.violation(wrong));
     calls::hold_against_vendor(desk, &vendor, &account, findings).await?;
-    let books = Books::read(desk).await?;
+    // Nothing is killed any more: what is not answered now is a failure.
+    let strict = Load::new(run, &place, journal, Again::BUSY);
+    let mut reader = strict.customer(&tenant.key, "views", number * 100 + 50);
+    let books = Books::read(&mut reader).await?;
     books.hold_against(&account, &round.outages, findings);
     let periods = if run.planted.is_none() { run.amount(40, 60) } else { 15 };
-    views::agree(&mut round.customer("views", 50), (&books, &account), periods, findings).await?;
+    views::agree(&mut reader, (&books, &account), periods, findings).await?;
     if run.planted.is_none() {
         enough(number + 1, periods, findings);
     }
@@ -175,7 +178,7 @@ struct Round<'a> {
 impl<'a> Round<'a> {
     /// Somebody with this name, which nobody else has in the round.
     fn customer(&self, name: &str, purpose: u64) -> Customer<'a> {
-        Customer::new(self.desk, name.to_owned(), self.run.random(self.number * 100 + purpose))
+        self.desk.load.customer(&self.desk.tenant.key, name, self.number * 100 + purpose)
     }
 
     /// So many charges are made in two halves, of other prices; some of them become known later, and some are corrected.
@@ -187,7 +190,8 @@ impl<'a> Round<'a> {
     ) -> anyhow::Result<()> {
         // With a bug planted, nothing but that may be to blame.
         let is_harmed = self.run.planted.is_none();
-        let elders = if is_harmed { Some(Elders::begin(self.customer("elders", 40)).await?) } else { None };
+        let elders =
+            if is_harmed { Some(Elders::begin(self.customer("elders", 40), self.desk).await?) } else { None };
         let old: Vec<String> = elders.as_ref().map(Elders::ids).unwrap_or_default();
         let card = self.desk.place.command(&["rates", "show"]).await?;
         for half in 0..2 {
@@ -201,7 +205,7 @@ impl<'a> Round<'a> {
             self.desk.is_quiet(&old).await?;
             let mut customer = self.customer(&format!("later.{half}"), 60 + half);
             calls::answered_late(self.desk, self.vendor, account, findings).await?;
-            later::reconcile(&mut customer, account, findings).await?;
+            later::reconcile(self.desk, &mut customer, account, findings).await?;
             later::adjust(&mut customer, account, findings).await?;
         }
         if let Some(elders) = elders {
@@ -221,15 +225,16 @@ impl<'a> Round<'a> {
         let (desk, vendor, from) = (self.desk, self.vendor, self.vendor.charges());
         let (enough, limit) = (from + charges, Instant::now() + HALF);
         let lives = Lives { desk, vendor, half, enough, limit };
-        let random = self.run.random(self.number * 100 + half);
-        let over = AtomicBool::new(false);
+        let load = Load::new(self.run, desk.place, desk.load.account, Again::KILLED);
+        let purpose = 100_000 + self.number * 1_000 + half * 100;
+        let workers = load.customers([&*desk.tenant.key; WORKERS], &format!("half-{half}"), purpose);
         let living = async {
-            let lived = lives.all(&random).await;
-            over.store(true, Ordering::Relaxed);
+            let lived = load.live(workers, |worker| lives.live(worker)).await;
+            load.end();
             lived
         };
-        let harmed = (desk.place, vendor, &self.outages);
-        let killing = harm::kill(harmed, (from, enough, kills), random.clone(), &over);
+        let random = self.run.random(self.number * 100 + half);
+        let killing = harm::kill(&load, (vendor, &self.outages), (from, enough, kills), random);
         let (lived, killed) = tokio::join!(living, killing);
         let (servers, databases) = killed?;
         findings.did("kills of servers", servers);
@@ -237,7 +242,7 @@ impl<'a> Round<'a> {
         findings.claim(servers + databases == kills, || {
             format!("{servers} + {databases} kills, and {kills} were to be: too little was charged in time")
         });
-        lived
+        Ok(lived.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 }
 
@@ -264,7 +269,7 @@ fn enough(rounds: u64, periods: u64, findings: &mut Findings) {
 struct Desk<'a> {
     place: &'a Place,
     tenant: &'a Tenant,
-    journal: &'a Journal,
+    load: &'a Load<'a>,
     sandboxes: &'a Path,
 }
 

@@ -9,10 +9,10 @@ use theazo_domain::time::{DAY_MS, Timestamp};
 
 use super::account::Account;
 use super::books::{Books, Entry, export, rows};
-use super::customer::Customer;
 use super::entries::{self, Period};
 use super::money::{UNITS, amount, cents};
 use super::text;
+use crate::load::Customer;
 use crate::prove::Findings;
 
 /// What must be said of a period.
@@ -157,7 +157,7 @@ async fn whole(
     account: &Account,
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
-    let usage = customer.get("/v1/billing/usage?from=2020-01-01").await?;
+    let usage = customer.look("/v1/billing/usage?from=2020-01-01").await?;
     let calls = account.calls + account.lost.len() as u64;
     findings.claim(usage["modelCalls"] == calls, || {
         format!("{} calls of models are counted, and {calls} were made", usage["modelCalls"])
@@ -191,7 +191,7 @@ struct Views<'a, 'b> {
 
 impl Views<'_, '_> {
     async fn get(&mut self, view: &str) -> anyhow::Result<Value> {
-        self.customer.get(&format!("/v1/{view}?{}", self.period)).await
+        self.customer.look(format!("/v1/{view}?{}", self.period)).await
     }
 
     fn same<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, shown: T, expected: T) {
@@ -282,7 +282,7 @@ impl Views<'_, '_> {
 
     async fn exports(&mut self, total: Decimal) -> anyhow::Result<()> {
         for (format, column) in [("csv", "cost"), ("focus", "BilledCost")] {
-            let text = export(self.customer.desk, &format!("format={format}&{}", self.period)).await?;
+            let text = export(self.customer, &format!("format={format}&{}", self.period)).await?;
             let mut sum = Decimal::ZERO;
             for cost in costs(&text, column)? {
                 sum += cost;

@@ -1,15 +1,22 @@
-//! What the client asked for and was answered, kept in an account of its own and by idempotency key.
+//! What the client asks for and is answered, as it stands in its account.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::ledger::Account;
+use super::clock::{Clock, machine_ms};
+use crate::client::{Answer, Ask};
+use crate::load::{Entry, Operation, Outcome};
+
+/// After so long, by the moved clock, a server may have forgotten an idempotency key.
+const KEY_KEPT_MS: i64 = 24 * 3_600 * 1_000;
+
+/// All that was asked for, by idempotency key.
+pub(super) type Asks = BTreeMap<String, Entry<Asked>>;
 
 /// What can be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Work {
     Session,
@@ -56,9 +63,8 @@ impl Work {
 }
 
 /// A request, and what came of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Asked {
-    pub(super) key: String,
     pub(super) work: Work,
     /// The session, the agent or the end user that it was about.
     pub(super) about: String,
@@ -66,44 +72,36 @@ pub(super) struct Asked {
     /// Of the answer; 0 while nobody has said.
     pub(super) status: u16,
     pub(super) answer: Value,
-    /// Which answer of all it was.
-    pub(super) order: usize,
-    /// Whether so much time passed, by the moved clock, between two times that it was sent, that its key was forgotten.
-    pub(super) forgotten: bool,
+    /// When it was sent for the first time, by the moved clock.
+    sent: i64,
+    /// When it was answered, by the machine's.
+    answered: i64,
 }
 
-/// All of them.
-pub(super) struct Asks<'a> {
-    account: &'a Account,
-    known: Mutex<Known>,
-}
-
-#[derive(Default)]
-struct Known {
-    by_key: BTreeMap<String, Asked>,
-    answers: usize,
-}
-
-impl<'a> Asks<'a> {
-    pub(super) fn new(account: &'a Account) -> Self {
-        Self { account, known: Mutex::default() }
-    }
-
-    /// Writes down what is known of a request now.
-    pub(super) fn write(&self, mut asked: Asked) -> anyhow::Result<()> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.status != 0 {
-            known.answers += 1;
-            asked.order = known.answers;
+impl Asked {
+    pub(super) fn new((work, about): (Work, &str), ask: &Ask, clock: &Clock) -> Self {
+        Self {
+            work,
+            about: about.to_owned(),
+            wish: ask.body.clone().unwrap_or_default(),
+            status: 0,
+            answer: Value::Null,
+            sent: clock.shown_at(machine_ms()),
+            answered: 0,
         }
-        self.account.write(&asked)?;
-        known.by_key.insert(asked.key.clone(), asked);
-        Ok(())
     }
 
-    /// All of them. None are left.
-    pub(super) fn take(&self) -> BTreeMap<String, Asked> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut known.by_key)
+    /// Whether so much time may have passed, by the moved clock, between two times that it was sent, that its key was
+    /// forgotten.
+    pub(super) fn is_forgotten(&self, clock: &Clock) -> bool {
+        clock.shown_at(self.answered) - self.sent > KEY_KEPT_MS
+    }
+}
+
+impl Operation for Asked {
+    fn decided(&mut self, answer: &Answer) -> Option<Outcome> {
+        (self.status, self.answer, self.answered) = (answer.status, answer.json(), machine_ms());
+        let outcome = if answer.is_success() { Outcome::Ok } else { Outcome::Refused };
+        (answer.status < 500).then_some(outcome)
     }
 }

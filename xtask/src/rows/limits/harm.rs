@@ -1,6 +1,5 @@
 //! What is done to the servers: they are killed, and led over the edges of days and months.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -34,30 +33,30 @@ pub(super) async fn kill(
     calm: &Mutex<()>,
     (mut random, kills): (fastrand::Rng, bool),
 ) -> anyhow::Result<Vec<Kill>> {
-    let database = scene.place.superuser().await?;
+    let database = scene.load.place.superuser().await?;
     let head = "select h.position from heads h join tenants t using (tenant_id)
                 where t.organization_id = $1 and t.mode = 'live'";
     let runs = "select l.subject from leases l where l.kind = 'run' and l.worker = $1";
     let mut killed = vec![];
-    while kills && !scene.over.load(Ordering::Relaxed) {
+    while kills && !scene.load.is_over() {
         sleep(Duration::from_millis(random.u64(1_000..5_000))).await;
         let server = random.usize(..2);
         let held = calm.lock().await;
         let worker = worker(scene, server)?;
-        scene.place.end_server(server, Signal::SIGKILL).await?;
+        scene.load.place.end_server(server, Signal::SIGKILL).await?;
         let at = machine_ms();
         let head = database.query_one(head, &[&scene.tenant.organization]).await?.get(0);
         let rows = database.query(runs, &[&worker]).await?;
         drop(held);
         killed.push(Kill { at, head, agents: rows.iter().map(|row| row.get(0)).collect() });
-        scene.place.start(server).await?;
+        scene.load.place.start(server).await?;
     }
     Ok(killed)
 }
 
 /// The name under which a server holds work: it stands in its log.
 fn worker(scene: &Scene<'_>, server: usize) -> anyhow::Result<String> {
-    let log = std::fs::read_to_string(scene.place.folder(server).with_extension("log"))?;
+    let log = std::fs::read_to_string(scene.load.place.folder(server).with_extension("log"))?;
     let named = log.rsplit_once(r#""worker":""#).and_then(|(_, rest)| rest.split_once('"'));
     Ok(named.map(|(worker, _)| worker.to_owned()).unwrap_or_default())
 }
@@ -73,7 +72,7 @@ pub(super) async fn cross(scene: &Scene<'_>, calm: &Mutex<()>) -> anyhow::Result
         }
         let edge = if turn.is_multiple_of(2) { Edge::Month } else { Edge::Day };
         let _held = calm.lock().await;
-        scene.clock.lead_up_to(scene.place, edge, BEFORE_AN_EDGE).await?;
+        scene.clock.lead_up_to(scene.load.place, edge, BEFORE_AN_EDGE).await?;
     }
     Ok(())
 }

@@ -2,19 +2,17 @@
 //! log is then checked at every position by sums of the proof's own, and so is what the client was answered.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use futures_util::future::join_all;
 use rust_decimal::Decimal;
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::client::Ask;
-use crate::ledger::Account;
+use crate::load::{Account, Load};
 use crate::place::Place;
 use crate::prove::{Findings, Row, Run};
 
@@ -32,11 +30,10 @@ mod vendor;
 mod walk;
 
 use agents::RELEASED_MS;
-use asks::Asks;
 use clock::{Clock, Edge};
 use harm::{BEFORE_AN_EDGE, Kill};
 use prices::{Prices, decimal};
-use spenders::{AGENTS, Scene};
+use spenders::{AGAIN, AGENTS, Scene};
 use vendor::Vendor;
 use walk::{Known, Walk};
 
@@ -70,8 +67,8 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     let account = Account::new(&run, "limits")?;
     let outcome = life(&run, &folder, &account).await;
     let _ = std::fs::remove_dir_all(&folder);
-    if outcome.as_ref().is_ok_and(|findings| !findings.is_red()) {
-        account.discard();
+    if let Ok(findings) = &outcome {
+        account.close(findings);
     }
     outcome
 }
@@ -91,16 +88,13 @@ async fn life(run: &Run, folder: &Path, account: &Account) -> anyhow::Result<Fin
     let tenant = place.organization("live").await?;
     let prices = Prices::of(&place.command(&["rates", "show"]).await?)?;
     clock.lead_up_to(&place, Edge::Month, BEFORE_AN_EDGE).await?;
-    let asks = Asks::new(account);
+    let load = Load::new(run, &place, account, AGAIN);
     let scene = Scene {
-        place: &place,
+        load: &load,
         tenant: &tenant,
         clock: &clock,
-        asks: &asks,
         sessions: usize::try_from(run.amount(6, 50))?,
-        longest_s: AtomicU64::new(0),
         until: Instant::now() + spending(run),
-        over: AtomicBool::new(false),
     };
     let mut findings = run.findings();
     run.doing.now("spends");
@@ -108,7 +102,7 @@ async fn life(run: &Run, folder: &Path, account: &Account) -> anyhow::Result<Fin
     run.doing.now("waits until nothing is held");
     settle(&scene, &sessions, &mut findings).await?;
     run.doing.now("checks the log");
-    let (lengths, asked) = (vendor.lengths(), asks.take());
+    let (lengths, asked) = (vendor.lengths(), account.operations()?);
     let longest = lengths.values().flatten().copied().max().unwrap_or_default();
     let known =
         Known { asks: &asked, prices: &prices, lengths: &lengths, longest, clock: &clock, kills: &kills };
@@ -123,13 +117,13 @@ async fn life(run: &Run, folder: &Path, account: &Account) -> anyhow::Result<Fin
     }
     walk.end();
     let happened = std::mem::take(&mut walk.happened);
-    answers::hold(&asked, &happened, &mut findings);
+    answers::hold(&asked, &happened, |asked| asked.is_forgotten(&clock), &mut findings);
     for refused in vendor.server.refused() {
         findings.violation(format!("the model's vendor refused a request: {refused}"));
     }
     findings.did("kills", kills.len() as u64);
     findings.did("spenders", (sessions.len() * AGENTS) as u64);
-    findings.did("seconds until the slowest answer", scene.longest_s.load(Ordering::Relaxed));
+    findings.did("seconds until the slowest answer", load.slowest_s.load(Ordering::Relaxed));
     if run.planted.is_none() {
         enough(run, &mut findings);
     }
@@ -148,17 +142,17 @@ async fn spend(run: &Run, scene: &Scene<'_>) -> anyhow::Result<(Vec<String>, Vec
     // With a bug planted, nothing else may be to blame.
     let kills = run.planted.is_none();
     let spending = async {
-        let sessions =
-            (0..scene.sessions).map(|number| scene.sessions(number, run.random(1_000 + number as u64)));
-        let spent = join_all(sessions).await;
-        scene.over.store(true, Ordering::Relaxed);
+        let keys = std::iter::repeat_n(&*scene.tenant.key, scene.sessions);
+        let customers = scene.load.customers(keys, "session", 1_000);
+        let spent = scene.load.live(customers, |customer| scene.sessions(customer)).await;
+        scene.load.end();
         spent
     };
     let harm = async {
         tokio::join!(
             harm::kill(scene, &calm, (run.random(77), kills)),
             harm::cross(scene, &calm),
-            scene.budgets(run.random(78))
+            scene.budgets(scene.load.customer(&scene.tenant.key, "budget", 78))
         )
     };
     let (spent, (killed, crossed, budgets)) = tokio::join!(spending, harm);
@@ -171,7 +165,7 @@ async fn spend(run: &Run, scene: &Scene<'_>) -> anyhow::Result<(Vec<String>, Vec
 /// Waits until the calls are closed that the last kills met, while their sessions live: an agent's end closes its calls
 /// in another way, and so does a clock that is moved. What takes too long is found in the log.
 async fn calls_end(scene: &Scene<'_>) -> anyhow::Result<()> {
-    let database = scene.place.superuser().await?;
+    let database = scene.load.place.superuser().await?;
     let sql = "select count(*) filter (where e.type = 'model.call_opened') * 2 - count(*)
                from events e join tenants t using (tenant_id)
                where t.organization_id = $1 and t.mode = 'live' and e.type in
@@ -189,16 +183,15 @@ async fn calls_end(scene: &Scene<'_>) -> anyhow::Result<()> {
 /// Ends every session, and waits until nothing is held for its work any more.
 async fn settle(scene: &Scene<'_>, sessions: &[String], findings: &mut Findings) -> anyhow::Result<()> {
     calls_end(scene).await?;
-    let mut caller = scene.caller();
+    let mut customer = scene.load.customer(&scene.tenant.key, "settle", 79);
     for id in sessions {
-        scene.end_session(&mut caller, id).await?;
+        scene.end_session(&mut customer, id).await?;
     }
     let until = Instant::now() + Duration::from_millis(RELEASED_MS.unsigned_abs());
     for id in sessions {
         loop {
-            let usage = Ask::get(format!("/v1/sessions/{id}/usage"));
-            let reserved = scene.ask(&mut caller, 0, &usage).await?.1["reserved"].clone();
-            let held: Decimal = decimal(&reserved["exact"]).context("an amount")?;
+            let usage = customer.look(format!("/v1/sessions/{id}/usage")).await?;
+            let held: Decimal = decimal(&usage["reserved"]["exact"]).context("an amount")?;
             if held.is_zero() {
                 break;
             }

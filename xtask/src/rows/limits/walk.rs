@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use serde_json::Value;
 
 use super::agents::Agent;
-use super::asks::Asked;
+use super::asks::{Asked, Asks};
 use super::clock::Clock;
 use super::harm::Kill;
 use super::log::{Booking, Entry, Whose, text};
@@ -43,7 +43,7 @@ pub(super) struct Happened {
 
 /// What the log is held against.
 pub(super) struct Known<'a> {
-    pub(super) asks: &'a BTreeMap<String, Asked>,
+    pub(super) asks: &'a Asks,
     pub(super) prices: &'a Prices,
     pub(super) lengths: &'a BTreeMap<(String, usize), BTreeSet<u64>>,
     /// The longest of all requests to models.
@@ -97,7 +97,7 @@ impl<'a> Walk<'a> {
         self.edges(entry.at);
         let whose = entry.whose()?;
         let booking = entry.booking()?;
-        let asked = entry.key.as_ref().and_then(|key| self.known.asks.get(key));
+        let asked = entry.key.as_ref().and_then(|key| Some(&self.known.asks.get(key)?.what));
         match &*entry.kind {
             "session.created" => self.session_created(&entry, asked)?,
             "session.limits_changed" => self.limits_changed(&entry, asked)?,

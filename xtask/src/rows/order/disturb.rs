@@ -76,7 +76,7 @@ impl Scene<'_> {
         let other = self.place.superuser().await?;
         // The last writers are left alone: nobody else has anything to do by then.
         while !self.is_enough() {
-            let appended = self.appended.load(Ordering::Relaxed);
+            let appended = self.load.acknowledged.load(Ordering::Relaxed);
             run.doing.now(format!("{appended} appended, disturbed {:?}", self.disturbed.counts()));
             if random.u8(..4) == 0 {
                 let cut: i64 = client.query_one(CUT, &[]).await?.get(0);
@@ -155,7 +155,7 @@ impl Scene<'_> {
 
     /// How many events the readers have been given and, last, the writers have appended.
     fn standing(&self) -> Vec<u64> {
-        let all = self.given.iter().chain([&self.appended]);
+        let all = self.given.iter().chain([&self.load.acknowledged]);
         all.map(|events| events.load(Ordering::Relaxed)).collect()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -11,9 +11,8 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::again::Again;
-use crate::client::{Ask, Caller, DEADLINE};
-use crate::ledger::{Entry, Ledger, Outcome};
+use crate::client::{Ask, DEADLINE};
+use crate::load::{Account, Again, Customer, Effect, Load};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
@@ -32,9 +31,9 @@ pub(crate) const ROW: Row = Row {
 };
 
 const WRITERS: usize = 64;
-/// How a write is repeated that was not decided.
+/// How a write is repeated that was not decided: nobody says what came of it where a connection of the database was cut.
 const AGAIN: Again =
-    Again { each: DEADLINE, all: Duration::from_secs(90), rest: Duration::from_millis(20), unanswered: true };
+    Again { each: DEADLINE, all: Duration::from_secs(90), rest_ms: 20..=20, ..Again::KILLED };
 /// The event that each write makes happen.
 const CREATED: &str = "session.created";
 /// Who reads how, at which server.
@@ -44,58 +43,48 @@ const READERS: [(usize, Way); 4] = [(0, Way::Stream), (1, Way::Stream), (0, Way:
 struct Scene<'a> {
     place: &'a Place,
     tenant: &'a Tenant,
-    ledger: &'a Ledger,
-    appended: AtomicU64,
-    unknown: AtomicU64,
+    load: &'a Load<'a>,
     aim: u64,
     /// How many events each reader has been given so far. Those of pages count as they come, also where a cut makes the
     /// reader ask for them again.
     given: [AtomicU64; READERS.len()],
     disturbed: Disturbed,
-    over: AtomicBool,
 }
 
 async fn prove(run: Run) -> anyhow::Result<Findings> {
     let place = Place::new(&run, 2, &[]).await?;
     let (tenant, other) = (place.organization("live").await?, place.organization("live").await?);
-    let ledger = Ledger::new(&run, "order")?;
+    let account = Account::new(&run, "order")?;
+    let load = Load::new(&run, &place, &account, AGAIN);
     let scene = Scene {
         place: &place,
         tenant: &tenant,
-        ledger: &ledger,
-        appended: AtomicU64::new(0),
-        unknown: AtomicU64::new(0),
+        load: &load,
         aim: run.amount(10_500, 1_000_000),
         given: Default::default(),
         disturbed: Disturbed::to_be(&run),
-        over: AtomicBool::new(false),
     };
     let mut findings = run.findings();
     let writing = async {
-        let writers = (0..WRITERS).map(async |writer| scene.or_over(scene.write(writer).await));
-        let wrote = join_all(writers).await;
-        scene.over.store(true, Ordering::Relaxed);
+        let writers = load.customers([&*tenant.key; WRITERS], "order", 100);
+        let wrote = load.live(writers, |writer| scene.write(writer)).await;
+        load.end();
         wrote
     };
     let reading = join_all((0..READERS.len()).map(|reader| scene.read(reader)));
-    let disturbing = async { scene.or_over(scene.disturb(&run).await) };
-    let holding = async { scene.or_over(scene.hold_another_open(&other).await) };
+    let disturbing = async { load.or_over(scene.disturb(&run).await) };
+    let holding = async { load.or_over(scene.hold_another_open(&other).await) };
     let (wrote, read, disturbed, stalled) = tokio::join!(writing, reading, disturbing, holding);
     run.doing.now("what was read is compared");
-    let mut acknowledged = BTreeMap::new();
-    for wrote in wrote {
-        acknowledged.extend(wrote?);
-    }
+    wrote.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
     disturbed?;
     stalled?.into_iter().for_each(|stalled| findings.violation(stalled));
-    scene.hold_the_log_against(&acknowledged, read, &mut findings).await?;
+    scene.hold_the_log_against(read, &mut findings).await?;
     scene.disturbed.told(&mut findings, run.planted.is_some());
-    findings.done = scene.appended.load(Ordering::Relaxed);
+    findings.done = load.acknowledged.load(Ordering::Relaxed);
     findings.did("events appended", findings.done);
-    findings.did("unknown, settled by a retry", scene.unknown.load(Ordering::Relaxed));
-    if !findings.is_red() {
-        ledger.discard();
-    }
+    findings.did("unknown, settled by a retry", load.unknown.load(Ordering::Relaxed));
+    account.close(&findings);
     place.stop().await?;
     Ok(findings)
 }
@@ -111,56 +100,34 @@ fn write_of(key: &str, id: &str) -> u64 {
 type Read = Vec<(i64, u64)>;
 
 impl Scene<'_> {
-    /// Ends the run where a part of it cannot go on, which the others would wait for.
-    fn or_over<T>(&self, outcome: anyhow::Result<T>) -> anyhow::Result<T> {
-        if outcome.is_err() {
-            self.over.store(true, Ordering::Relaxed);
-        }
-        outcome
-    }
-
     /// Whether writers stop: from here on it stays so.
     fn is_enough(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-            || self.appended.load(Ordering::Relaxed) >= self.aim && self.disturbed.is_enough()
+        self.load.is_over()
+            || self.load.acknowledged.load(Ordering::Relaxed) >= self.aim && self.disturbed.is_enough()
     }
 
-    /// Writes, and asks again with the same key until it is known what came of it. Gives the writes, and the key of each.
-    async fn write(&self, writer: usize) -> anyhow::Result<BTreeMap<u64, String>> {
-        let mut caller = Caller::new(&self.tenant.key);
-        let mut acknowledged = BTreeMap::new();
-        for number in 0_usize.. {
-            if self.is_enough() {
-                break;
-            }
-            let key = format!("order-{writer}-{number}");
-            let body = json!({ "userId": format!("user_{writer}_{number}") });
-            let ask = Ask::post("/v1/sessions", Some(body)).once(&key);
-            let entry = |outcome, about, sent| {
-                let (key, event) = (key.clone(), Some(CREATED.to_owned()));
-                self.ledger.write(&Entry { key, event, about, outcome, sent })
-            };
-            entry(Outcome::Unknown, vec![], 0)?;
-            // Nobody says what came of it where a connection of the database was cut.
-            let address = |in_vain: usize| self.place.address(writer + number + in_vain.min(1));
-            let (answer, in_vain) = AGAIN.ask(&mut caller, address, &ask).await?;
-            ensure!(answer.status == 201, "{key}: {} {}", answer.status, answer.text);
-            let id = answer.json()["id"].as_str().context("an id")?.to_owned();
-            self.unknown.fetch_add(u64::from(in_vain > 0), Ordering::Relaxed);
-            entry(Outcome::Ok, vec![id.clone()], u32::try_from(in_vain)? + 1)?;
-            acknowledged.insert(write_of(&key, &id), key);
-            self.appended.fetch_add(1, Ordering::Relaxed);
+    /// Writes one session after the other.
+    async fn write(&self, mut writer: Customer<'_>) -> anyhow::Result<()> {
+        while !self.is_enough() {
+            let body = json!({ "userId": format!("user_{}_{}", writer.number, writer.asked) });
+            let ask = Ask::post("/v1/sessions", Some(body));
+            let answer = writer.write(ask, Effect::of(CREATED, &[]).telling("id")).await?;
+            ensure!(answer.status == 201, "a write: {} {}", answer.status, answer.text);
         }
-        Ok(acknowledged)
+        Ok(())
     }
 
     /// Each write is in the log once, and each reader was given the log.
     async fn hold_the_log_against(
         &self,
-        acknowledged: &BTreeMap<u64, String>,
         read: Vec<anyhow::Result<Read>>,
         findings: &mut Findings,
     ) -> anyhow::Result<()> {
+        let mut left = BTreeMap::new();
+        for (key, entry) in self.load.account.operations::<Effect>()? {
+            let id = entry.what.about.first().with_context(|| format!("{key} was acknowledged"))?;
+            left.insert(write_of(&key, id), key);
+        }
         let sql = "select e.position, e.type, e.metadata->>'idempotencyKey', (
                      select subject from unnest(e.subjects) as s(subject) where subject like 'ses\\_%' limit 1)
                    from events e join tenants t using (tenant_id)
@@ -177,7 +144,6 @@ impl Scene<'_> {
         }
         let dense = (1..).zip(&log).find(|(expected, (position, _))| expected != position);
         findings.claim(dense.is_none(), || format!("the log has {dense:?}"));
-        let mut left = acknowledged.clone();
         for (position, write) in log.iter().filter(|(_, write)| *write != 0) {
             let known = left.remove(write).is_some();
             findings.claim(known, || {

@@ -8,8 +8,8 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{CREATED, READERS, Read, Scene, write_of};
-use crate::again::BUSY;
 use crate::client::{Ask, Caller};
+use crate::load::BUSY;
 use crate::rows::sse::frames::{Asked, Piece, Stream};
 
 /// How long a reader may take to read what was appended before the writers ended.
@@ -50,7 +50,7 @@ impl Scene<'_> {
         let mut read: Read = vec![];
         let mut until = None;
         loop {
-            let end = if self.over.load(Ordering::Relaxed) { Some(self.head().await?) } else { None };
+            let end = if self.load.is_over() { Some(self.head().await?) } else { None };
             if let Some(end) = end {
                 let until = *until.get_or_insert_with(|| Instant::now() + CATCH_UP);
                 if read.last().is_some_and(|(last, _)| *last >= end) || Instant::now() > until {

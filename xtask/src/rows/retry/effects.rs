@@ -1,16 +1,14 @@
 //! Programs that leave something behind outside of the log: sent again, each has run once.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
-use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{Scene, Sent, WAIT, Write};
-use crate::client::{Ask, Caller};
-use crate::place::Place;
+use crate::client::Ask;
+use crate::load::{Customer, Load};
 use crate::prove::{Findings, Run};
 
 /// Agents that run programs at the same time.
@@ -18,19 +16,17 @@ const AGENTS: usize = 3;
 
 /// Lets real sandboxes append lines to files by programs that are sent again, and counts the lines.
 pub(super) async fn prove(
-    place: &Place,
+    load: &Load<'_>,
     run: &Run,
     (sandboxes, sent): (&Path, &Sent),
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
-    let tenant = place.organization("live").await?;
-    let scene = Scene { place, tenant: &tenant, aim: run.amount(12, 300), sent, again: AtomicU64::new(0) };
-    let agents = (0..AGENTS).map(|number| {
-        let random = run.random(number as u64 + 500);
-        scene.programs(number, sandboxes, random)
-    });
+    let tenant = load.place.organization("live").await?;
+    let scene = Scene { load, tenant: &tenant, aim: run.amount(12, 300), sent };
+    let agents = load.customers([&*tenant.key; AGENTS], "effect", 500);
+    let agents = load.live(agents, |customer| scene.programs(customer, sandboxes));
     let mut programs = 0;
-    for outcome in join_all(agents).await {
+    for outcome in agents.await {
         match outcome {
             Ok((ran, violations)) => {
                 programs += ran;
@@ -40,7 +36,6 @@ pub(super) async fn prove(
         }
     }
     findings.did("programs with an effect of their own", programs);
-    findings.did("asked again", scene.again.load(Ordering::Relaxed));
     Ok(())
 }
 
@@ -48,12 +43,11 @@ impl Scene<'_> {
     /// Runs programs in one sandbox. How many, and what is wrong.
     async fn programs(
         &self,
-        number: usize,
+        Customer { number, mut random, .. }: Customer<'_>,
         sandboxes: &Path,
-        mut random: fastrand::Rng,
     ) -> anyhow::Result<(u64, Vec<String>)> {
-        let mut callers = [(); 3].map(|()| Caller::new(&self.tenant.key));
-        let made = async |caller: &mut Caller, path: &str, body, what: &str| {
+        let mut callers = self.copies();
+        let made = async |caller: &mut Customer<'_>, path: &str, body, what: &str| {
             let key = format!("effect-{number}-{what}-made");
             let answer = self.ask(caller, 0, &Ask::post(path, Some(body)).once(key)).await?;
             let id = answer.json()["id"].as_str().map(str::to_owned);
@@ -65,7 +59,7 @@ impl Scene<'_> {
         let agent = made(&mut callers[0], &path, json!({ "timeout": 3_600 }), "agent").await?;
         let path = format!("/v1/agents/{agent}");
         let until = Instant::now() + WAIT;
-        while self.ask(&mut callers[0], 0, &Ask::get(&path)).await?.json()["status"] != "idle" {
+        while callers[0].look(&*path).await?["status"] != "idle" {
             anyhow::ensure!(Instant::now() < until, "{agent} is not ready");
             sleep(std::time::Duration::from_millis(50)).await;
         }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::{Scene, WAIT, Write};
-use crate::client::{Ask, Caller};
+use super::{WAIT, Write};
+use crate::client::Ask;
+use crate::load::Customer;
 
 fn post(operation: &'static str, path: impl Into<String>, body: Option<Value>) -> Write {
     Write { operation, ask: Ask::post(path, body) }
@@ -19,9 +20,8 @@ fn delete(operation: &'static str, path: impl Into<String>) -> Write {
 
 /// One life of everything that can be written, step by step.
 pub(super) struct Life<'a> {
-    pub(super) scene: &'a Scene<'a>,
     pub(super) name: String,
-    pub(super) caller: Caller,
+    pub(super) caller: Customer<'a>,
     pub(super) known: BTreeMap<&'static str, String>,
 }
 
@@ -137,7 +137,7 @@ impl Life<'_> {
     /// A charge of this agent's, by its id.
     async fn charge(&mut self, agent: &str) -> anyhow::Result<String> {
         let path = format!("/v1/events?subject={agent}&type=model.call_settled&limit=1");
-        let events = self.scene.ask(&mut self.caller, 0, &Ask::get(path)).await?.json();
+        let events = self.caller.look(path).await?;
         let position = events["data"][0]["position"].as_i64().context("a call was charged")?;
         Ok(format!("{position}.0"))
     }
@@ -156,12 +156,12 @@ impl Life<'_> {
     async fn until(&mut self, path: &str, status: &str) -> anyhow::Result<()> {
         let until = tokio::time::Instant::now() + WAIT;
         loop {
-            let shown = self.scene.ask(&mut self.caller, 0, &Ask::get(path)).await?;
-            if shown.json()["status"] == status {
+            let shown = self.caller.look(path).await?;
+            if shown["status"] == status {
                 return Ok(());
             }
             if tokio::time::Instant::now() > until {
-                bail!("{path} is not {status}: {}", shown.text);
+                bail!("{path} is not {status}: {shown}");
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use futures_util::future::join_all;
 use serde_json::Value;
 
-use crate::client::{Ask, Caller};
+use crate::client::{Ask, DEADLINE};
+use crate::load::{Account, Again, Anything, Customer, Load};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
@@ -21,7 +21,6 @@ mod refused;
 mod send;
 
 use life::{Life, STEPS};
-use send::is_success;
 
 pub(crate) const ROW: Row = Row {
     name: "retry",
@@ -32,6 +31,11 @@ pub(crate) const ROW: Row = Row {
 };
 
 const CALLERS: usize = 16;
+/// How a request is repeated that was not decided: on two cores that have other things to do, a server may tell one to come
+/// back (503) some times in a row. Sooner than `Retry-After` says, so that more are met; and by the same server, since a copy
+/// is meant for one of them.
+const AGAIN: Again =
+    Again { each: DEADLINE, all: Duration::from_secs(60), rest_ms: 50..=50, stays: true, ..Again::KILLED };
 /// Violations of one caller beyond which it goes no further.
 const ENOUGH_VIOLATIONS: usize = 20;
 /// How long something is waited for that ends.
@@ -112,45 +116,50 @@ async fn sent_again(run: &Run, sandboxes: &std::path::Path) -> anyhow::Result<Fi
         tenants.push(place.organization("test").await?);
     }
     let mut findings = run.findings();
+    let account = Account::new(run, "retry")?;
+    let load = Load::new(run, &place, &account, AGAIN);
     let sent = Sent::default();
     let aim = run.amount(2_500, 100_000);
-    let scene = |tenant| Scene { place: &place, tenant, aim, sent: &sent, again: AtomicU64::new(0) };
-    let scenes: Vec<_> = tenants.iter().map(scene).collect();
+    let scenes: Vec<_> =
+        tenants.iter().map(|tenant| Scene { load: &load, tenant, aim, sent: &sent }).collect();
     run.doing.now("each write is made once");
-    let controls = join_all(scenes.iter().enumerate().map(|(number, scene)| scene.once(number)));
+    let keys = || tenants.iter().map(|tenant| &*tenant.key);
+    let scene = |caller: &Customer<'_>| &scenes[caller.number];
+    let controls = load.live(load.customers(keys(), "once", 100), |caller| scene(&caller).once(caller));
     for outcome in controls.await {
         outcome.context("a write that must succeed did not")?;
     }
     run.doing.now("writes are sent again");
-    let callers = scenes.iter().enumerate();
-    let callers = callers.map(|(number, scene)| scene.caller(number, run.random(number as u64)));
+    let callers = load.live(load.customers(keys(), "retry", 0), |caller| scene(&caller).caller(caller));
     let mut covered = BTreeSet::new();
-    for (operations, violations) in join_all(callers).await {
+    for told in callers.await {
+        let (operations, violations) = told?;
         covered.extend(operations);
         violations.into_iter().for_each(|violation| findings.violation(violation));
     }
     if !findings.is_red() {
         run.doing.now("programs are sent again");
-        effects::prove(&place, run, (sandboxes, &sent), &mut findings).await?;
+        effects::prove(&load, run, (sandboxes, &sent), &mut findings).await?;
     }
     sent.told(run, &mut findings);
-    let again = scenes.iter().map(|scene| scene.again.load(Ordering::Relaxed));
-    findings.did("asked again", again.sum());
+    findings.did("asked again", load.asked_again.load(Ordering::Relaxed));
     findings.did("operations", covered.len() as u64);
     for operation in scenes[0].writes().await? {
         findings.claim(covered.contains(&operation), || {
             format!("{operation} is a write that was never sent twice")
         });
     }
-    count_by_key(&place, &mut findings).await?;
+    count_by_key(&load, &mut findings).await?;
+    account.close(&findings);
     place.stop().await?;
     Ok(findings)
 }
 
 /// All that happened under one key happened in one request, and is what happened where the same write was made once. And
-/// nothing that was asked for happened without a key.
-async fn count_by_key(place: &Place, findings: &mut Findings) -> anyhow::Result<()> {
-    let client = place.superuser().await?;
+/// nothing happened that nobody asked for, or without a key.
+async fn count_by_key(load: &Load<'_>, findings: &mut Findings) -> anyhow::Result<()> {
+    let client = load.place.superuser().await?;
+    let asked = load.account.operations::<Anything>()?;
     let sql = "select metadata->>'idempotencyKey', count(distinct metadata->>'requestId'),
                  string_agg(type, ' ' order by tenant_id, position)
                from events where metadata->>'idempotencyKey' is not null group by 1";
@@ -158,11 +167,13 @@ async fn count_by_key(place: &Place, findings: &mut Findings) -> anyhow::Result<
     for row in client.query(sql, &[]).await? {
         let (key, requests): (String, i64) = (row.get(0), row.get(1));
         findings.claim(requests == 1, || format!("{key} was carried out {requests} times"));
+        findings.claim(asked.contains_key(&key), || format!("nobody asked for what happened under {key}"));
         happened.insert(key, row.get(2));
     }
     let mut compared = 0;
-    for (key, events) in &happened {
+    for key in asked.keys() {
         let Some(("retry", [_, _, step])) = parts(key) else { continue };
+        let events = happened.get(key).map(String::as_str).unwrap_or_default();
         let once = happened.get(&format!("once-0-0-{step}")).map(String::as_str).unwrap_or_default();
         findings.claim(told(once) == told(events) && metered(events) <= 1, || {
             format!("{key}: {events}; and made once: {once}")
@@ -196,30 +207,39 @@ fn parts(key: &str) -> Option<(&str, [&str; 3])> {
 }
 
 struct Scene<'a> {
-    place: &'a Place,
+    load: &'a Load<'a>,
     tenant: &'a Tenant,
     aim: u64,
     sent: &'a Sent,
-    /// How often a request was sent again because it was not decided, or because nobody knows.
-    again: AtomicU64,
 }
+
+/// Three who send copies of the same.
+type Copies<'a> = [Customer<'a>; 3];
 
 /// The operations that were sent again, and what is wrong.
 type Told = (BTreeSet<String>, Vec<String>);
 
-impl Scene<'_> {
-    fn life(&self, name: String) -> Life<'_> {
-        Life { scene: self, name, caller: Caller::new(&self.tenant.key), known: BTreeMap::new() }
+impl<'a> Scene<'a> {
+    /// Somebody who sends what has a key already.
+    fn customer(&self) -> Customer<'a> {
+        self.load.customer(&self.tenant.key, "", 0)
+    }
+
+    fn copies(&self) -> Copies<'a> {
+        [(); 3].map(|()| self.customer())
+    }
+
+    fn life(&self, name: String) -> Life<'a> {
+        Life { name, caller: self.customer(), known: BTreeMap::new() }
     }
 
     fn address(&self, server: usize) -> anyhow::Result<String> {
-        self.place.address(server).context("a server runs")
+        self.load.place.address(server).context("a server runs")
     }
 
     /// The writes of the API document, as `METHOD path`.
     async fn writes(&self) -> anyhow::Result<Vec<String>> {
-        let mut caller = Caller::new(&self.tenant.key);
-        let document = self.ask(&mut caller, 0, &Ask::get("/v1/openapi.json")).await?.json();
+        let document = self.customer().look("/v1/openapi.json").await?;
         let mut writes = vec![];
         for (path, item) in document["paths"].as_object().context("it has paths")? {
             for method in ["post", "put", "patch", "delete"] {
@@ -232,15 +252,15 @@ impl Scene<'_> {
     }
 
     /// One life in which each write is made once: what the others are held against.
-    async fn once(&self, number: usize) -> anyhow::Result<()> {
-        let mut caller = Caller::new(&self.tenant.key);
+    async fn once(&self, mut caller: Customer<'_>) -> anyhow::Result<()> {
+        let number = caller.number;
         let mut life = self.life(format!("{number}_once"));
         for step in 0..STEPS {
             let Some(write) = life.step(step).await? else { continue };
             let ask = write.ask.once(format!("once-{number}-0-{step}"));
             let answer = self.answered(&mut caller, 0, &ask).await?;
             let (status, text) = (answer.status, &answer.text);
-            anyhow::ensure!(is_success(&answer), "{}: {status} {text}", write.operation);
+            anyhow::ensure!(answer.is_success(), "{}: {status} {text}", write.operation);
             life.learn(step, &answer.json());
         }
         Ok(())
@@ -248,21 +268,20 @@ impl Scene<'_> {
 
     /// Lives in which each write is sent again, until there is enough of it. What was found stands also where one breaks
     /// off.
-    async fn caller(&self, number: usize, mut random: fastrand::Rng) -> Told {
+    async fn caller(&self, caller: Customer<'_>) -> anyhow::Result<Told> {
         let mut told = (BTreeSet::new(), vec![]);
-        if let Err(error) = self.lives(number, &mut random, &mut told).await {
+        if let Err(error) = self.lives(caller, &mut told).await {
             told.1.push(format!("a write that must succeed did not: {error:#}"));
         }
-        told
+        Ok(told)
     }
 
     async fn lives(
         &self,
-        number: usize,
-        random: &mut fastrand::Rng,
+        Customer { number, mut random, .. }: Customer<'_>,
         (covered, violations): &mut Told,
     ) -> anyhow::Result<()> {
-        let mut callers = [(); 3].map(|()| Caller::new(&self.tenant.key));
+        let mut callers = self.copies();
         for round in 0_u64.. {
             let mut life = self.life(format!("{number}_{round}"));
             for step in 0..STEPS {
@@ -272,7 +291,8 @@ impl Scene<'_> {
                 }
                 let Some(write) = life.step(step).await? else { continue };
                 let ask = write.ask.clone().once(format!("retry-{number}-{round}-{step}"));
-                let first: Value = self.send_again(&mut callers, (&write, ask), random, violations).await?;
+                let first: Value =
+                    self.send_again(&mut callers, (&write, ask), &mut random, violations).await?;
                 covered.insert(write.operation.to_owned());
                 life.learn(step, &first);
             }

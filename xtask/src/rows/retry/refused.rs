@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use super::send::{are_the_same, is_success, with_another_body};
-use super::{Scene, Write};
-use crate::client::{Answer, Ask, Caller};
+use super::send::{are_the_same, with_another_body};
+use super::{Copies, Scene, Write};
+use crate::client::{Answer, Ask};
+use crate::load::Customer;
 
 /// A write that has to be refused, and how it is seen that it stays so.
 struct Refused {
@@ -27,7 +28,7 @@ impl Scene<'_> {
     /// Sends writes that are refused, and sends them again when they would not be any more.
     pub(super) async fn refusals(
         &self,
-        callers: &mut [Caller; 3],
+        callers: &mut Copies<'_>,
         name: &str,
         violations: &mut Vec<String>,
     ) -> anyhow::Result<()> {
@@ -54,22 +55,22 @@ impl Scene<'_> {
     }
 
     /// Makes something, and gives its id.
-    async fn made(&self, caller: &mut Caller, ask: &Ask) -> anyhow::Result<String> {
+    async fn made(&self, caller: &mut Customer<'_>, ask: &Ask) -> anyhow::Result<String> {
         let answer = self.done(caller, ask).await?;
         let id = answer.json()["id"].as_str().map(str::to_owned);
         id.with_context(|| format!("{} {}: no id in {}", ask.method, ask.path, answer.text))
     }
 
     /// Asks for something that must not be refused.
-    async fn done(&self, caller: &mut Caller, ask: &Ask) -> anyhow::Result<Answer> {
+    async fn done(&self, caller: &mut Customer<'_>, ask: &Ask) -> anyhow::Result<Answer> {
         let answer = self.ask(caller, 0, ask).await?;
-        ensure!(is_success(&answer), "{} {}: {} {}", ask.method, ask.path, answer.status, answer.text);
+        ensure!(answer.is_success(), "{} {}: {} {}", ask.method, ask.path, answer.status, answer.text);
         Ok(answer)
     }
 
     async fn refused(
         &self,
-        callers: &mut [Caller; 3],
+        callers: &mut Copies<'_>,
         refused: &Refused,
         violations: &mut Vec<String>,
     ) -> anyhow::Result<()> {
@@ -100,7 +101,7 @@ impl Scene<'_> {
     }
 
     /// The answers of both servers to a request that is sent to them at the same moment.
-    async fn on_both(&self, callers: &mut [Caller; 3], ask: &Ask) -> anyhow::Result<Vec<Answer>> {
+    async fn on_both(&self, callers: &mut Copies<'_>, ask: &Ask) -> anyhow::Result<Vec<Answer>> {
         let [one, other, _] = callers;
         let (first, second) = tokio::join!(self.answered(one, 0, ask), self.answered(other, 1, ask));
         Ok(vec![first?, second?])
@@ -154,7 +155,7 @@ impl Refused {
             mend: Ask::post("/v1/secrets", Some(set)).once(key("mended")),
             // It would not be there any more.
             look: delete("looked"),
-            is_untouched: is_success,
+            is_untouched: Answer::is_success,
         }
     }
 

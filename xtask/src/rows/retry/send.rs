@@ -9,20 +9,15 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::{Scene, Write};
-use crate::again::Again;
-use crate::client::{Answer, Ask, Caller, DEADLINE};
+use super::{Copies, Scene, Write};
+use crate::client::{Answer, Ask};
+use crate::load::{Anything, Customer, Entry};
 
 /// What is said where a key is another request's.
 const ANOTHERS: &str = "Idempotency-Key was used";
 /// What is said of a program that a server could not keep hold of, on a machine that let it do nothing for ten seconds: it was
 /// run once at most.
 const GIVEN_UP: &str = "ended as interrupted";
-/// How long a request is sent again that was not decided: on two cores that have other things to do, a server may tell one
-/// to come back (503) some times in a row.
-const ANSWERED: Duration = Duration::from_secs(60);
-/// How long after a request that was not decided it is sent again: sooner than `Retry-After` says, so that more are met.
-const ASKED_AGAIN: Duration = Duration::from_millis(50);
 /// How long a key is waited for. It is held for a minute where nobody works under it, which must not be: a caller that goes away
 /// leaves the work behind.
 const FREE: Duration = Duration::from_secs(45);
@@ -43,23 +38,22 @@ struct First {
 }
 
 impl Scene<'_> {
-    /// Asks a server until it answers. Who is told to come back (503), or nothing, sends the same again: under an
-    /// idempotency key it is carried out once all the same. A write without one is not sent again, since it might take
-    /// effect twice.
-    pub(super) async fn ask(&self, caller: &mut Caller, server: usize, ask: &Ask) -> anyhow::Result<Answer> {
-        let is_repeatable = ask.method == "GET" || ask.idempotency_key.is_some();
-        let all = if is_repeatable { ANSWERED } else { Duration::ZERO };
-        let again = Again { each: DEADLINE, all, rest: ASKED_AGAIN, unanswered: is_repeatable };
-        let (answer, in_vain) = again.ask(caller, |_| self.place.address(server), ask).await?;
-        self.again.fetch_add(u64::try_from(in_vain)?, Ordering::Relaxed);
-        Ok(answer)
+    /// Asks a server until it answers.
+    pub(super) async fn ask(
+        &self,
+        caller: &mut Customer<'_>,
+        server: usize,
+        ask: &Ask,
+    ) -> anyhow::Result<Answer> {
+        caller.server = Some(server);
+        caller.send(ask, Anything::default()).await
     }
 
     /// The answer to a request; while the first with its key is under way, which may ask somebody outside, one is told to
     /// wait.
     pub(super) async fn answered(
         &self,
-        caller: &mut Caller,
+        caller: &mut Customer<'_>,
         server: usize,
         ask: &Ask,
     ) -> anyhow::Result<Answer> {
@@ -80,20 +74,19 @@ impl Scene<'_> {
     /// Sends one write in all ways. What the answers have in common is what was decided.
     pub(super) async fn send_again(
         &self,
-        callers: &mut [Caller; 3],
+        callers: &mut Copies<'_>,
         (write, ask): (&Write, Ask),
         random: &mut fastrand::Rng,
         violations: &mut Vec<String>,
     ) -> anyhow::Result<Value> {
-        let again = self.again.load(Ordering::Relaxed);
+        let again = asked_again(callers);
         let was_cut = random.bool() && self.cut(&ask, random).await?;
         self.sent.cut.fetch_add(u64::from(was_cut), Ordering::Relaxed);
         let First { ask, changed, mut answers } =
             self.at_once(callers, (write, ask), random, violations).await?;
-        let [one, other, _] = callers;
-        answers.push(self.answered(one, random.usize(..2), &ask).await?);
+        answers.push(self.answered(&mut callers[0], random.usize(..2), &ask).await?);
         // A copy whose answer was lost may have been the first one, too.
-        let was_lost = self.again.load(Ordering::Relaxed) != again;
+        let was_lost = asked_again(callers) != again;
         let first = if (was_cut || was_lost) && is_given_up(write, &answers) {
             // Each is told so in an answer of its own; that no copy of it was run is seen by what programs leave behind.
             self.sent.given_up.fetch_add(1, Ordering::Relaxed);
@@ -106,7 +99,7 @@ impl Scene<'_> {
             first
         };
         for changed in [changed].into_iter().chain(others(&ask)) {
-            self.under_its_key(other, random.usize(..2), (write, &changed), violations).await?;
+            self.under_its_key(&mut callers[1], random.usize(..2), (write, &changed), violations).await?;
         }
         Ok(first.json())
     }
@@ -115,7 +108,7 @@ impl Scene<'_> {
     /// which says the same in other bytes: unknown fields are ignored.
     async fn at_once(
         &self,
-        callers: &mut [Caller; 3],
+        callers: &mut Copies<'_>,
         (write, ask): (&Write, Ask),
         random: &mut fastrand::Rng,
         violations: &mut Vec<String>,
@@ -148,7 +141,7 @@ impl Scene<'_> {
     /// Sends another request under the key of a write: it has to be refused.
     pub(super) async fn under_its_key(
         &self,
-        caller: &mut Caller,
+        caller: &mut Customer<'_>,
         server: usize,
         (write, changed): (&Write, &Ask),
         violations: &mut Vec<String>,
@@ -166,6 +159,7 @@ impl Scene<'_> {
     /// Sends a request and cuts the connection: in the middle of it, or some time after all of it. Whether all of it was
     /// sent.
     async fn cut(&self, ask: &Ask, random: &mut fastrand::Rng) -> anyhow::Result<bool> {
+        self.load.account.write(&Entry::intended(ask, Anything::default()))?;
         let address = self.address(random.usize(..2))?;
         let body = ask.body.as_ref().map(Value::to_string).unwrap_or_default();
         let kind = if ask.body.is_some() { "content-type: application/json\r\n" } else { "" };
@@ -191,9 +185,9 @@ impl Scene<'_> {
     }
 }
 
-/// Whether a write was carried out.
-pub(super) fn is_success(answer: &Answer) -> bool {
-    (200..300).contains(&answer.status)
+/// How often these had to send something again, of which nobody knows what it did, or which was not done.
+fn asked_again(callers: &Copies<'_>) -> u64 {
+    callers.iter().map(|caller| caller.again).sum()
 }
 
 /// Whether a request was refused because its key is another's.
@@ -211,7 +205,7 @@ fn is_given_up(write: &Write, answers: &[Answer]) -> bool {
 /// What was decided, which all of these answers have to say.
 fn judged(operation: &str, decided: &[Answer], violations: &mut Vec<String>) -> anyhow::Result<Answer> {
     let first = decided[0].clone();
-    if !is_success(&first) {
+    if !first.is_success() {
         bail!("{operation}: {} {}", first.status, first.text);
     }
     if !are_the_same(decided) {

@@ -19,7 +19,7 @@ impl Round<'_> {
     pub(super) async fn kill_around(&self, random: &mut fastrand::Rng, kills: u64) -> anyhow::Result<()> {
         let mut killed = 0;
         let of_database = random.u64(..DATABASE_IN);
-        while killed < kills && !lock(self.findings).is_red() {
+        while killed < kills && !lock(self.findings).is_red() && !self.load.is_over() {
             let Some(victim) = self.busy(random.usize(..SERVERS)).await? else { return Ok(()) };
             sleep(Duration::from_millis(random.u64(..1_500))).await;
             let is_database = killed % DATABASE_IN == of_database;
@@ -62,7 +62,7 @@ impl Round<'_> {
                     return Ok(Some(number));
                 }
             }
-            if lock(self.findings).is_red() {
+            if lock(self.findings).is_red() || self.load.is_over() {
                 return Ok(None);
             }
             anyhow::ensure!(Instant::now() < until, "no server takes up the runs");

@@ -2,19 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row as Found};
 
-use crate::client::{Ask, Caller};
+use crate::load::{Account, Again, Customer, Load};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
@@ -48,7 +47,7 @@ const TURNS: usize = 6;
 const STALE: Duration = Duration::from_secs(2);
 /// Kills upon one organization's log, which is then held against its read models.
 const KILLS_A_LOG: u64 = 25;
-/// How long a request is repeated, and a run waited for: far longer than it takes to take up what a server has left.
+/// How long a run is waited for: far longer than it takes to take up what a server has left.
 const GIVE_UP: Duration = Duration::from_secs(100);
 
 async fn prove(run: Run) -> anyhow::Result<Findings> {
@@ -74,17 +73,21 @@ async fn rounds(
     ];
     let place = Place::new(run, SERVERS, &environment).await?;
     let prices = Prices::of(&place.command(&["rates", "show"]).await?)?;
-    let scene = Scene { place: &place, sandboxes, vendor, prices: &prices, over: enough };
+    let scene = Scene { place: &place, sandboxes, vendor, prices: &prices };
     let mut random = run.random(1);
     let kills = run.amount(12, 500);
     let findings = Mutex::new(run.findings());
     while lock(&findings).done < kills && !lock(&findings).is_red() {
         enough.store(false, Ordering::Relaxed);
-        let round = Round::new(scene, &findings).await?;
-        let living = join_all((0..AGENTS).map(|number| round.live(number)));
+        let account = Account::new(run, "runs")?;
+        let load = Load::new(run, &place, &account, Again::KILLED);
+        let round = Round::new(scene, &load, &findings).await?;
+        let customers = load.customers([&*round.tenant.key; AGENTS], "run", 100);
+        let living = load.live(customers, |customer| round.live(customer));
         let killing = async {
             let killed = round.kill_around(&mut random, kills.min(KILLS_A_LOG)).await;
             enough.store(true, Ordering::Relaxed);
+            load.end();
             killed
         };
         let (lived, killed) = tokio::join!(living, killing);
@@ -99,6 +102,7 @@ async fn rounds(
         }
         killed?;
         round.check().await?;
+        account.close(&lock(&findings));
     }
     let mut findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
     for refused in models.refused() {
@@ -141,7 +145,6 @@ struct Scene<'a> {
     sandboxes: &'a Path,
     vendor: &'a Vendor,
     prices: &'a Prices,
-    over: &'a AtomicBool,
 }
 
 /// A run that has ended, as it was then.
@@ -160,11 +163,11 @@ struct Ran {
 /// One organization's agents, until so many kills have met them.
 struct Round<'a> {
     scene: Scene<'a>,
+    load: &'a Load<'a>,
     findings: &'a Mutex<Findings>,
     tenant: Tenant,
     client: Mutex<Arc<Client>>,
     session: String,
-    asked: AtomicUsize,
     ran: Mutex<Vec<Ran>>,
     outages: Outages,
     /// When something was killed last, and was up again.
@@ -172,55 +175,47 @@ struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    async fn new(scene: Scene<'a>, findings: &'a Mutex<Findings>) -> anyhow::Result<Self> {
-        let mut round = Self {
+    async fn new(
+        scene: Scene<'a>,
+        load: &'a Load<'a>,
+        findings: &'a Mutex<Findings>,
+    ) -> anyhow::Result<Self> {
+        let tenant = scene.place.organization("live").await?;
+        let mut customer = load.customer(&tenant.key, "session", 0);
+        let session = customer.post("/v1/sessions", json!({ "userId": "user_1" })).await?;
+        Ok(Self {
             scene,
+            load,
             findings,
-            tenant: scene.place.organization("live").await?,
+            tenant,
             client: Mutex::new(Arc::new(scene.place.superuser().await?)),
-            session: String::new(),
-            asked: AtomicUsize::new(0),
+            session: text(&session, "id")?,
             ran: Mutex::default(),
             outages: Outages::default(),
             killed: Mutex::new(Instant::now()),
-        };
-        let mut caller = Caller::new(&round.tenant.key);
-        let session = round.carry_out(&mut caller, "/v1/sessions", json!({ "userId": "user_1" })).await?;
-        round.session = text(&session, "id")?;
-        Ok(round)
-    }
-
-    /// Asks, on one server after the other and always with the same idempotency key, until it is done.
-    async fn carry_out(&self, caller: &mut Caller, path: &str, body: Value) -> anyhow::Result<Value> {
-        let number = self.asked.fetch_add(1, Ordering::Relaxed);
-        self.repeat(caller, &Ask::post(path, Some(body)).once(format!("runs-{number}"))).await
-    }
-
-    async fn repeat(&self, caller: &mut Caller, ask: &Ask) -> anyhow::Result<Value> {
-        self.scene.place.carry_out(caller, self.asked.load(Ordering::Relaxed), ask, GIVE_UP).await
+        })
     }
 
     /// Lets one agent after the other run, and looks at what it has done. Every other one lives on until the end of the
     /// round, so that what its tools do later is seen.
-    async fn live(&self, number: usize) -> anyhow::Result<()> {
-        let mut caller = Caller::new(&self.tenant.key);
-        let mut lived = 0;
-        while !self.scene.over.load(Ordering::Relaxed) && !lock(self.findings).is_red() {
+    async fn live(&self, mut customer: Customer<'_>) -> anyhow::Result<()> {
+        let (number, mut lived) = (customer.number, 0);
+        while !self.load.is_over() && !lock(self.findings).is_red() {
             let path = format!("/v1/sessions/{}/agents", self.session);
             let new = json!({ "tools": ["run_code"], "timeout": 3_600 });
             let from = now_ms();
-            let agent = text(&self.carry_out(&mut caller, &path, new).await?, "id")?;
+            let agent = text(&customer.post(&path, new).await?, "id")?;
             let told = format!("Work, {number}.{lived} of {}.", self.session);
             let task = json!({ "task": told });
-            let ran = self.carry_out(&mut caller, &format!("/v1/agents/{agent}/run"), task).await?;
+            let ran = customer.post(&format!("/v1/agents/{agent}/run"), task).await?;
             let task_id = text(&ran, "taskId")?;
-            let Some(shown) = self.ended(&mut caller, (&agent, &task_id)).await? else { return Ok(()) };
+            let Some(shown) = self.ended(&mut customer, (&agent, &task_id)).await? else { return Ok(()) };
             let life = Ready { from, by: from, asked: from, ended: from };
             let effects = self.effects(&agent);
             let mut ran = Ran { agent, told, task_id, shown, effects, life, stays: true };
             self.check_run(&ran, &ran.shown, &ran.effects).await?;
             if (number + lived).is_multiple_of(2) {
-                self.terminate(&mut caller, &mut ran).await?;
+                self.terminate(&mut customer, &mut ran).await?;
             }
             self.ran.lock().unwrap_or_else(PoisonError::into_inner).push(ran);
             lived += 1;
@@ -231,13 +226,12 @@ impl<'a> Round<'a> {
     /// A run as it is shown once it has ended; nothing where it is not worth waiting for any more.
     async fn ended(
         &self,
-        caller: &mut Caller,
+        customer: &mut Customer<'_>,
         (agent, task_id): (&str, &str),
     ) -> anyhow::Result<Option<Value>> {
-        let task = Ask::get(format!("/v1/tasks/{task_id}"));
         let began = Instant::now();
         loop {
-            let shown = self.repeat(caller, &task).await?;
+            let shown = customer.look(format!("/v1/tasks/{task_id}")).await?;
             if !matches!(shown["status"].as_str(), Some("queued" | "running")) {
                 return Ok(Some(shown));
             }
@@ -252,9 +246,9 @@ impl<'a> Round<'a> {
     }
 
     /// Lets an agent die, and waits until its sandbox is gone.
-    async fn terminate(&self, caller: &mut Caller, ran: &mut Ran) -> anyhow::Result<()> {
+    async fn terminate(&self, customer: &mut Customer<'_>, ran: &mut Ran) -> anyhow::Result<()> {
         ran.life.asked = now_ms();
-        self.carry_out(caller, &format!("/v1/agents/{}/terminate", ran.agent), json!({})).await?;
+        customer.post(&format!("/v1/agents/{}/terminate", ran.agent), json!({})).await?;
         ran.life.ended = now_ms();
         ran.stays = false;
         let until = Instant::now() + GIVE_UP;
@@ -320,12 +314,12 @@ impl<'a> Round<'a> {
     async fn check(&self) -> anyhow::Result<()> {
         self.is_quiet().await?;
         sleep(STALE).await;
-        let mut caller = Caller::new(&self.tenant.key);
+        let mut customer = self.load.customer(&self.tenant.key, "check", 1);
         let mut paid = Booked::default();
         let mut asked_about = self.scene.vendor.forget();
         let all = std::mem::take(&mut *self.ran.lock().unwrap_or_else(PoisonError::into_inner));
         for mut ran in all {
-            let shown = self.repeat(&mut caller, &Ask::get(format!("/v1/tasks/{}", ran.task_id))).await?;
+            let shown = customer.look(format!("/v1/tasks/{}", ran.task_id)).await?;
             let later = if ran.stays { self.effects(&ran.agent) } else { ran.effects.clone() };
             let seen = self.check_run(&ran, &shown, &later).await?;
             let events = self.events(&ran.agent).await?;
@@ -339,7 +333,7 @@ impl<'a> Round<'a> {
             lock(self.findings)
                 .did("runs that were looked at again with their sandbox", u64::from(ran.stays));
             if ran.stays {
-                self.terminate(&mut caller, &mut ran).await?;
+                self.terminate(&mut customer, &mut ran).await?;
             }
             let told = asked_about.remove(&ran.told).unwrap_or_default();
             let events = self.events(&ran.agent).await?;
@@ -360,19 +354,18 @@ impl<'a> Round<'a> {
         }
         let strange: Vec<_> = asked_about.into_keys().collect();
         lock(self.findings).claim(strange.is_empty(), || format!("the vendor was asked about {strange:?}"));
-        self.check_session(&mut caller, &paid).await
+        self.check_session(&mut customer, &paid).await
     }
 
     /// What the session shows is what was paid by the client's own reckoning, nothing is held any more, and the log is
     /// sound.
-    async fn check_session(&self, caller: &mut Caller, paid: &Booked) -> anyhow::Result<()> {
-        let usage = Ask::get(format!("/v1/sessions/{}/usage", self.session));
-        let usage = self.repeat(caller, &usage).await?;
+    async fn check_session(&self, customer: &mut Customer<'_>, paid: &Booked) -> anyhow::Result<()> {
+        let usage = customer.look(format!("/v1/sessions/{}/usage", self.session)).await?;
         let events = self.events(&self.session).await?;
         let exact = |name: &str| amount(&usage[name]["exact"]);
         let shown =
             Booked { reserved: exact("reserved"), cost: exact("cost"), unconfirmed: exact("unconfirmed") };
-        let mut wrong = vec![];
+        let (operations, mut wrong) = self.load.against_the_log(&self.tenant).await?;
         match account::booked(&events) {
             Ok(booked) if booked == shown && shown == *paid => {}
             booked => wrong.push(format!("{paid:?} was paid, {shown:?} is shown, and {booked:?} booked")),
@@ -383,6 +376,7 @@ impl<'a> Round<'a> {
             wrong.extend(checked.err().map(|error| format!("{error:#}")));
         }
         let mut findings = lock(self.findings);
+        findings.did("operations", operations);
         wrong.into_iter().for_each(|wrong| findings.violation(wrong));
         Ok(())
     }

@@ -13,8 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::frames::{Asked, Frame, Piece, Stream};
 use super::way;
-use crate::again::{BUSY, REST};
-use crate::client::{Ask, Caller};
+use crate::load::{Account, Again, BUSY, Customer, Load, REST};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Run};
 
@@ -27,16 +26,19 @@ const GIVE_UP: Duration = Duration::from_secs(90);
 /// the log.
 pub(super) async fn prove(place: &Place, run: &Run, findings: &mut Findings) -> anyhow::Result<()> {
     let tenant = place.organization("test").await?;
-    let mut caller = Caller::new(&tenant.key);
-    let session = ask(place, &mut caller, "/v1/sessions", json!({ "userId": "user_1" })).await?;
+    let account = Account::new(run, "sse-agents")?;
+    let load = Load::new(run, place, &account, Again::KILLED);
+    let mut customer = load.customer(&tenant.key, "agents", 0);
+    let session = customer.post("/v1/sessions", json!({ "userId": "user_1" })).await?;
     let path = format!("/v1/sessions/{}/agents", session["id"].as_str().context("an id")?);
     let mut agents = vec![];
     for _ in 0..AGENTS {
-        let agent = ask(place, &mut caller, &path, json!({ "tools": ["web_search"] })).await?;
+        let agent = customer.post(&path, json!({ "tools": ["web_search"] })).await?;
         agents.push(agent["id"].as_str().context("an id")?.to_owned());
     }
     let tasks = run.amount(6, 60);
-    let working = join_all(agents.iter().map(|agent| work(place, &tenant, agent, tasks)));
+    let workers = load.customers([&*tenant.key; AGENTS], "work", 400_000);
+    let working = load.live(workers, |worker| work(&agents[worker.number], worker, tasks));
     let comings = Mutex::new(0);
     let following = join_all((0..AGENTS * FOLLOWERS).map(|number| {
         let agent = &agents[number % AGENTS];
@@ -68,30 +70,25 @@ pub(super) async fn prove(place: &Place, run: &Run, findings: &mut Findings) -> 
         let enough = tasks * 3 * (AGENTS * FOLLOWERS) as u64;
         findings.claim(frames >= enough, || format!("agents' streams had {frames} frames of {enough}"));
     }
+    account.close(findings);
     findings.did("frames of agents", frames);
     findings.did("reconnects to agents", comings.into_inner().unwrap_or_else(PoisonError::into_inner));
     Ok(())
 }
 
-async fn ask(place: &Place, caller: &mut Caller, path: &str, body: Value) -> anyhow::Result<Value> {
-    place.carry_out(caller, 0, &Ask::post(path, Some(body)), GIVE_UP).await
-}
-
 /// Gives an agent task after task, and ends it.
-async fn work(place: &Place, tenant: &Tenant, agent: &str, tasks: u64) -> anyhow::Result<()> {
-    let mut caller = Caller::new(&tenant.key);
+async fn work(agent: &str, mut worker: Customer<'_>, tasks: u64) -> anyhow::Result<()> {
     for number in 0..tasks {
         let task = json!({ "task": format!("Task {number}\nof {agent}: \u{2028} ü") });
-        let task = ask(place, &mut caller, &format!("/v1/agents/{agent}/run"), task).await?;
-        let path = Ask::get(format!("/v1/tasks/{}", task["taskId"].as_str().context("an id")?));
+        let task = worker.post(&format!("/v1/agents/{agent}/run"), task).await?;
+        let path = format!("/v1/tasks/{}", task["taskId"].as_str().context("an id")?);
         let until = Instant::now() + GIVE_UP;
-        while place.carry_out(&mut caller, 0, &path, GIVE_UP).await?["status"] != "completed" {
-            anyhow::ensure!(Instant::now() < until, "a task does not end: {path:?}");
+        while worker.look(&*path).await?["status"] != "completed" {
+            anyhow::ensure!(Instant::now() < until, "a task does not end: {path}");
             sleep(Duration::from_millis(20)).await;
         }
     }
-    ask(place, &mut caller, &format!("/v1/agents/{agent}/terminate"), json!({})).await?;
-    Ok(())
+    worker.post(&format!("/v1/agents/{agent}/terminate"), json!({})).await.map(drop)
 }
 
 /// What a client is given until the stream says that there is no more; or what is wrong.

@@ -4,28 +4,27 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::json;
 use tokio::time::timeout;
 
+use super::create_session;
 use super::frames::{Asked, Piece, Seen, Stream};
-use crate::client::{Ask, Caller};
+use crate::load::{Account, Again, Load};
 use crate::place::{Place, Tenant};
-use crate::prove::Findings;
+use crate::prove::{Findings, Run};
 
 /// Sessions of each of them: fewer events than a server keeps the frames of.
-const SESSIONS: u64 = 40;
-/// How long a session is asked for, and a stream waited for until it has come to the end of its log.
+const SESSIONS: usize = 40;
+/// How long a stream is waited for until it has come to the end of its log.
 const GIVE_UP: Duration = Duration::from_secs(100);
 
 /// Reads both of them on both servers, one right behind the other, and holds what was given against each.
-pub(super) async fn prove(place: &Place, findings: &mut Findings) -> anyhow::Result<()> {
+pub(super) async fn prove(place: &Place, run: &Run, findings: &mut Findings) -> anyhow::Result<()> {
     let logs = [place.organization("live").await?, place.organization("live").await?];
-    for tenant in &logs {
-        let mut caller = Caller::new(&tenant.key);
-        for number in 0..SESSIONS {
-            let body = json!({ "userId": format!("user_{number}") });
-            let ask = Ask::post("/v1/sessions", Some(body)).once(format!("beside-{number}"));
-            place.carry_out(&mut caller, 0, &ask, GIVE_UP).await?;
+    let account = Account::new(run, "sse-beside")?;
+    let load = Load::new(run, place, &account, Again::KILLED);
+    for mut writer in load.customers(logs.iter().map(|tenant| &*tenant.key), "beside", 200_000) {
+        for _ in 0..SESSIONS {
+            create_session(&mut writer).await?;
         }
     }
     let client = place.superuser().await?;
@@ -44,6 +43,7 @@ pub(super) async fn prove(place: &Place, findings: &mut Findings) -> anyhow::Res
         wrong.extend(seen.against_the_log(&client, log, BTreeSet::new()).await?);
     }
     wrong.into_iter().for_each(|wrong| findings.violation(format!("beside another log: {wrong}")));
+    account.close(findings);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep};
 
-use crate::again::{ANSWERED, BUSY, REST};
+use crate::load::{ANSWERED, BUSY, REST};
 
 /// What a small receive buffer of the system is asked to hold, in bytes.
 const SMALL_BUFFER: u32 = 4_096;

@@ -1,20 +1,17 @@
 //! Many clients follow a log, cut their connections, stall and go to another server; servers are swapped. What each was
 //! given is held against the log, event by event.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::again::{ANSWERED, BUSY};
-use crate::client::{Ask, Caller};
+use crate::client::Ask;
+use crate::load::{Account, Again, BUSY, Customer, Effect, Load};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Row, Run};
 
@@ -44,15 +41,14 @@ struct Scene<'a> {
     /// Times that a client came back, and was given something.
     reconnected: AtomicU64,
     aim: u64,
-    /// Sessions whose creation was acknowledged, and how many there have to be.
-    ids: Mutex<BTreeSet<String>>,
+    load: &'a Load<'a>,
+    /// Sessions whose creation has to be acknowledged.
     events: u64,
     seen: Seen,
     /// Somebody was given what is wrong.
     wrong: AtomicBool,
     /// The last position, once the writers have ended; 0 before.
     end: AtomicU64,
-    over: AtomicBool,
 }
 
 async fn prove(run: Run) -> anyhow::Result<Findings> {
@@ -62,7 +58,7 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
     follow(&place, &run, &mut findings).await?;
     if !findings.is_red() {
         run.doing.now("two logs are followed");
-        beside::prove(&place, &mut findings).await?;
+        beside::prove(&place, &run, &mut findings).await?;
     }
     if !findings.is_red() {
         run.doing.now("agents are followed");
@@ -79,39 +75,41 @@ async fn prove(run: Run) -> anyhow::Result<Findings> {
 /// A thousand clients follow one log while servers are swapped.
 async fn follow(place: &Place, run: &Run, findings: &mut Findings) -> anyhow::Result<()> {
     let tenant = place.organization("live").await?;
+    let account = Account::new(run, "sse")?;
+    let load = Load::new(run, place, &account, Again::KILLED);
     let scene = Scene {
         place,
         tenant: &tenant,
         reconnected: AtomicU64::new(0),
         aim: if run.planted.is_some() { 800 } else { run.amount(8_000, 100_000) },
-        ids: Mutex::default(),
+        load: &load,
         events: run.amount(600, 6_000),
         seen: Seen::default(),
         wrong: AtomicBool::new(false),
         end: AtomicU64::new(0),
-        over: AtomicBool::new(false),
     };
     let clients = if run.planted.is_some() { CLIENTS / 10 } else { CLIENTS };
     let reading = join_all((0..clients).map(|client| scene.client(client, run.random(client as u64 + 9))));
     let (violations, appended, swapped) = tokio::join!(reading, scene.append(), scene.swap(run.random(5)));
-    appended?;
     for violation in violations {
         if let Some(violation) = violation? {
             findings.violation(violation);
         }
     }
+    appended?;
     findings.done = scene.reconnected.load(Ordering::Relaxed);
     findings.did("reconnects that were given something", findings.done);
     findings.did("servers swapped", swapped?);
-    let ids = scene.ids.into_inner().unwrap_or_else(PoisonError::into_inner);
-    findings.did("events acknowledged while clients followed", ids.len() as u64);
+    let acknowledged = load.acknowledged.load(Ordering::Relaxed);
+    findings.did("events acknowledged while clients followed", acknowledged);
     if !findings.is_red() {
         let client = place.superuser().await?;
         let log = (tenant.organization.as_str(), "live");
-        for wrong in scene.seen.against_the_log(&client, log, ids).await? {
+        for wrong in scene.seen.against_the_log(&client, log, account.about()?).await? {
             findings.violation(wrong);
         }
     }
+    account.close(findings);
     Ok(())
 }
 
@@ -124,49 +122,54 @@ fn way(last: u64, random: &mut fastrand::Rng) -> (String, Option<u64>) {
     }
 }
 
+/// Appends an event.
+async fn create_session(writer: &mut Customer<'_>) -> anyhow::Result<()> {
+    let body = json!({ "userId": format!("user_{}_{}", writer.number, writer.asked) });
+    let created = Effect::of("session.created", &[]).telling("id");
+    writer.write(Ask::post("/v1/sessions", Some(body)), created).await.map(drop)
+}
+
 impl Scene<'_> {
     /// Appends at a measured pace until the clients have come back often enough and enough has happened.
     async fn append(&self) -> anyhow::Result<()> {
-        let writing = join_all((0..WRITERS).map(async |writer| {
-            let mut caller = Caller::new(&self.tenant.key);
-            for number in 0_usize.. {
-                let acknowledged = self.ids.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
-                let enough =
-                    self.reconnected.load(Ordering::Relaxed) >= self.aim && acknowledged >= self.events;
-                if enough || self.wrong.load(Ordering::Relaxed) {
-                    break;
-                }
-                let body = json!({ "userId": format!("user_{writer}_{number}") });
-                let ask = Ask::post("/v1/sessions", Some(body)).once(format!("append-{writer}-{number}"));
-                let made = self.place.carry_out(&mut caller, writer + number, &ask, ANSWERED).await?;
-                let id = made["id"].as_str().context("a session has an id")?;
-                self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
-                sleep(Duration::from_millis(15)).await;
-            }
-            Ok(())
-        }));
+        let writers = self.load.customers([&*self.tenant.key; WRITERS], "append", 100_000);
+        let writing = self.load.live(writers, |writer| self.write(writer));
         let wrote = writing.await.into_iter().collect::<anyhow::Result<Vec<()>>>();
-        self.over.store(true, Ordering::Relaxed);
-        wrote?;
+        self.load.end();
+        // Also where a writer has failed: the clients read until the end of the log.
         let sql = "select h.position from heads h join tenants t using (tenant_id)
                    where t.organization_id = $1 and t.mode = 'live'";
         let head: i64 =
             self.place.superuser().await?.query_one(sql, &[&self.tenant.organization]).await?.get(0);
         self.end.store(u64::try_from(head)?, Ordering::Relaxed);
+        wrote.map(drop)
+    }
+
+    async fn write(&self, mut writer: Customer<'_>) -> anyhow::Result<()> {
+        let acknowledged = &self.load.acknowledged;
+        let is_enough = || {
+            self.reconnected.load(Ordering::Relaxed) >= self.aim
+                && acknowledged.load(Ordering::Relaxed) >= self.events
+        };
+        while !is_enough() && !self.wrong.load(Ordering::Relaxed) && !self.load.is_over() {
+            create_session(&mut writer).await?;
+            // The pace: the log is to go on for as long as clients come back.
+            sleep(Duration::from_millis(15)).await;
+        }
         Ok(())
     }
 
     /// Ends one server after the other, with notice and without, and starts it again.
     async fn swap(&self, mut random: fastrand::Rng) -> anyhow::Result<u64> {
         let mut swapped = 0;
-        while !self.over.load(Ordering::Relaxed) {
+        while !self.load.is_over() {
             let server = random.usize(..2);
             let signal = if random.bool() { Signal::SIGKILL } else { Signal::SIGTERM };
             self.place.end_server(server, signal).await?;
             self.place.start(server).await?;
             swapped += 1;
             let until = Instant::now() + Duration::from_secs(3);
-            while !self.over.load(Ordering::Relaxed) && Instant::now() < until {
+            while !self.load.is_over() && Instant::now() < until {
                 sleep(Duration::from_millis(50)).await;
             }
         }

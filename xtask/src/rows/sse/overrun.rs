@@ -1,19 +1,17 @@
 //! Readers that stall until more has happened behind their backs than a feed keeps in memory, so that the server has to
 //! read the log for them, and then read on while still more happens.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::join_all;
-use serde_json::json;
 use theazo::config::FEED_EVENTS;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::create_session;
 use super::frames::{Asked, Piece, Seen, Stream};
-use crate::client::{Ask, Caller};
+use crate::load::{Account, Again, Customer, Load};
 use crate::place::{Place, Tenant};
 use crate::prove::{Findings, Run};
 
@@ -28,9 +26,6 @@ const SIP: Duration = Duration::from_secs(5);
 const TRIES: usize = 3;
 /// Events of a sip: more than its own end of the connection holds, so that the server gets rid of some.
 const SIPPED: u64 = 100;
-/// How long a writer asks for a session until it has one: servers that all write to at once may be too busy some times in
-/// a row, and say so.
-const WRITTEN: Duration = Duration::from_secs(120);
 /// How long a reader may take to read what it has missed.
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// What a server's program holds ready for one connection at most, beside what the system does, in bytes: what is being
@@ -40,31 +35,24 @@ const HELD_BY_THE_PROGRAM: u64 = 700_000;
 struct Scene<'a> {
     place: &'a Place,
     tenant: &'a Tenant,
-    /// Sessions that were acknowledged: each is an event, so the log has as many at least.
-    appended: AtomicU64,
-    ids: Mutex<BTreeSet<String>>,
+    load: &'a Load<'a>,
     seen: Seen,
-    over: AtomicBool,
 }
 
 /// Lets readers fall behind so many times each, and holds what they were given against the log.
 pub(super) async fn prove(place: &Place, run: &Run, findings: &mut Findings) -> anyhow::Result<()> {
     let tenant = place.organization("live").await?;
-    let scene = Scene {
-        place,
-        tenant: &tenant,
-        appended: AtomicU64::new(0),
-        ids: Mutex::default(),
-        seen: Seen::default(),
-        over: AtomicBool::new(false),
-    };
+    let account = Account::new(run, "sse-overrun")?;
+    let load = Load::new(run, place, &account, Again::KILLED);
+    let scene = Scene { place, tenant: &tenant, load: &load, seen: Seen::default() };
     let rounds = run.amount(1, 10);
     let reading = async {
         let read = join_all((0..READERS).map(|reader| scene.read(reader, rounds))).await;
-        scene.over.store(true, Ordering::Relaxed);
+        load.end();
         read
     };
-    let (read, wrote) = tokio::join!(reading, join_all((0..WRITERS).map(|writer| scene.write(writer))));
+    let writers = load.customers([&*tenant.key; WRITERS], "overrun", 300_000);
+    let (read, wrote) = tokio::join!(reading, load.live(writers, write));
     wrote.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
     let mut overrun = 0;
     for outcome in read {
@@ -83,8 +71,7 @@ pub(super) async fn prove(place: &Place, run: &Run, findings: &mut Findings) -> 
         });
     }
     findings.did("times that a reader was behind what is in memory", overrun);
-    findings.did("events while readers stalled", scene.appended.load(Ordering::Relaxed));
-    let ids = std::mem::take(&mut *scene.ids.lock().unwrap_or_else(PoisonError::into_inner));
+    findings.did("events while readers stalled", scene.appended());
     let client = place.superuser().await?;
     if !findings.is_red() {
         // What was written after the last of them had read on.
@@ -92,29 +79,27 @@ pub(super) async fn prove(place: &Place, run: &Run, findings: &mut Findings) -> 
             findings.violation(format!("a reader of all: {wrong}"));
         }
         let log = (tenant.organization.as_str(), "live");
-        for wrong in scene.seen.against_the_log(&client, log, ids).await? {
+        for wrong in scene.seen.against_the_log(&client, log, account.about()?).await? {
             findings.violation(wrong);
         }
+    }
+    account.close(findings);
+    Ok(())
+}
+
+/// Appends, all at one server, which takes more then; the other is told. Only what the first is too busy for it is asked.
+async fn write(mut writer: Customer<'_>) -> anyhow::Result<()> {
+    writer.server = Some(0);
+    while !writer.load.is_over() {
+        create_session(&mut writer).await?;
     }
     Ok(())
 }
 
 impl Scene<'_> {
-    async fn write(&self, writer: usize) -> anyhow::Result<()> {
-        let mut caller = Caller::new(&self.tenant.key);
-        for number in 0_usize.. {
-            if self.over.load(Ordering::Relaxed) {
-                break;
-            }
-            // All at one server, which takes more then; the other is told. Only what the first is too busy for it is asked.
-            let body = json!({ "userId": format!("user_{writer}_{number}") });
-            let ask = Ask::post("/v1/sessions", Some(body)).once(format!("overrun-{writer}-{number}"));
-            let made = self.place.carry_out(&mut caller, 0, &ask, WRITTEN).await?;
-            let id = made["id"].as_str().context("an id")?.to_owned();
-            self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-            self.appended.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
+    /// Sessions that were acknowledged: each is an event, so the log has as many at least.
+    fn appended(&self) -> u64 {
+        self.load.acknowledged.load(Ordering::Relaxed)
     }
 
     /// Reads, stalls and reads on, so many times; what was seen of that, or what is wrong.
@@ -149,7 +134,7 @@ impl Scene<'_> {
         let mut stream = Stream::served(&address, &asked).await?;
         anyhow::ensure!(stream.status == 200, "a stream: {}", stream.status);
         // It is up with the log once, so that it stands in the feed.
-        let now = self.appended.load(Ordering::Relaxed);
+        let now = self.appended();
         if let Err(wrong) = self.read_to(&mut stream, read, now.max(1)).await {
             return Ok(Err(Wrong::Frames(format!(": {}", wrong.said(read)))));
         }
@@ -160,16 +145,16 @@ impl Scene<'_> {
             sleep(Duration::from_millis(200)).await;
             if Instant::now() > sip {
                 sip = Instant::now() + SIP;
-                let end = (read.last + SIPPED).min(self.appended.load(Ordering::Relaxed));
+                let end = (read.last + SIPPED).min(self.appended());
                 if let Err(wrong) = self.read_to(&mut stream, read, end).await {
                     return Ok(Err(wrong.while_it(", stalling: ")));
                 }
             }
             let on_its_way = (queued(stream.ports)? + HELD_BY_THE_PROGRAM) / read.smallest.max(1) + 1;
             let reach = read.last + on_its_way + u64::try_from(FEED_EVENTS)?;
-            behind = self.appended.load(Ordering::Relaxed) > reach;
+            behind = self.appended() > reach;
         }
-        let now = self.appended.load(Ordering::Relaxed);
+        let now = self.appended();
         let read_on = self.read_to(&mut stream, read, now.max(1)).await;
         Ok(read_on.map(|()| behind).map_err(|wrong| wrong.while_it(", having stalled: ")))
     }

@@ -9,9 +9,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::victim::{Victim, Who};
-use crate::again::decided;
-use crate::client::{Answer, Ask, Caller};
-use crate::place::Place;
+use crate::client::{Answer, Ask};
+use crate::load::{Anything, Load};
 use crate::prove::Findings;
 use crate::rows::sse::frames::{Asked, Piece, Seen, Stream};
 
@@ -23,7 +22,7 @@ const OF_TWO_TASKS: u64 = 6;
 
 /// An outsider who tries them.
 pub(super) struct Crossing<'a> {
-    pub(super) place: &'a Place,
+    pub(super) load: &'a Load<'a>,
     pub(super) client: &'a tokio_postgres::Client,
     pub(super) outsider: &'a Who,
     pub(super) victim: &'a Victim,
@@ -39,9 +38,12 @@ impl Crossing<'_> {
         self.keys(findings).await
     }
 
+    /// An answer that is given again only because it had to be asked for again is this one's first.
     async fn ask(&self, who: &Who, number: usize, ask: &Ask) -> anyhow::Result<Answer> {
-        let address = self.place.address(number).context("a server runs")?;
-        decided(&mut Caller::new(&who.key), &address, ask).await
+        let mut customer = self.load.customer(&who.key, "", 0);
+        customer.server = Some(number);
+        let answer = customer.send(ask, Anything::default()).await?;
+        Ok(Answer { replayed: answer.replayed && customer.again == 0, ..answer })
     }
 
     fn leaks(&self, answer: &Answer, sent: &Ask) -> Vec<String> {
@@ -122,7 +124,7 @@ impl Crossing<'_> {
         for server in 0..2 {
             for (one, other) in [(self.victim, own), (own, self.victim)] {
                 let path = format!("/v1/agents/{}/stream?after=0", one.agent);
-                let address = self.place.address(server).context("a server runs")?;
+                let address = self.load.place.address(server).context("a server runs")?;
                 let asked =
                     Asked { key: &one.who.key, path: &path, last_event_id: None, small_buffer: false };
                 let mut stream = Stream::served(&address, &asked).await?;
@@ -157,7 +159,7 @@ impl Crossing<'_> {
         end: Option<u64>,
         seen: &Seen,
     ) -> anyhow::Result<Result<(), String>> {
-        let address = self.place.address(server).context("a server runs")?;
+        let address = self.load.place.address(server).context("a server runs")?;
         let asked = Asked { key: &who.key, path, last_event_id: None, small_buffer: false };
         let mut stream = Stream::served(&address, &asked).await?;
         let until = Instant::now() + PATIENCE;

@@ -3,11 +3,9 @@
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use futures_util::future::join_all;
 use serde_json::Value;
 
-use crate::again::decided;
-use crate::client::{Ask, Caller};
+use crate::load::{Account, Again, Load};
 use crate::place::Place;
 use crate::prove::{Budget, Findings, Row, Run};
 
@@ -66,29 +64,28 @@ async fn wall(run: &Run, open: bool, requests: u64, findings: &mut Findings) -> 
         key: key.to_owned(),
     };
     let outsiders = [who(&mine.organization, "test", &mine.key), who(&others.organization, "live", &live)];
-    let mut victim = Victim::live(&place, &who(&others.organization, "test", &others.key)).await?;
+    let account = Account::new(run, "tenants")?;
+    let load = Load::new(run, &place, &account, Again::BUSY);
+    let mut victim = Victim::live(&load, &who(&others.organization, "test", &others.key)).await?;
     // The same life, so that both logs have the same kinds of events at the same positions.
-    let own = Victim::live(&place, &outsiders[0]).await?;
+    let own = Victim::live(&load, &outsiders[0]).await?;
     let superuser = place.superuser().await?;
-    victim.seen = victim.look(&place, &superuser, None).await?;
+    victim.seen = victim.look(&load, &superuser, None).await?;
     if open {
         superuser.batch_execute(NO_ROW_SECURITY).await?;
     }
-    let address = place.address(0).context("a server runs")?;
-    let document = Ask::get("/v1/openapi.json");
-    let document = decided(&mut Caller::new(&mine.key), &address, &document).await?.json();
+    let document = load.customer(&mine.key, "", 0).look("/v1/openapi.json").await?;
     let operations = storm::operations(&document)?;
     let listings = listings(&operations, &victim);
     for outsider in &outsiders {
         let storm = Storm {
-            place: &place,
             outsider,
             victim: &victim,
             operations: &operations,
             requests: requests / (CALLERS * outsiders.len()) as u64,
         };
-        let asking = (0..CALLERS).map(|caller| storm.ask_all(caller, run.random(caller as u64 + 50)));
-        for outcome in join_all(asking).await {
+        let callers = load.customers([&*outsider.key; CALLERS], "outsider", 50);
+        for outcome in load.live(callers, |caller| storm.ask_all(caller)).await {
             let (decided, told) = outcome?;
             told.into_iter().for_each(|violation| findings.violation(violation));
             // What was not valid has met no wall.
@@ -96,9 +93,10 @@ async fn wall(run: &Run, open: bool, requests: u64, findings: &mut Findings) -> 
         }
         if findings.is_red() {
             // Where the walls are down, what is asked next comes to anything.
+            account.close(findings);
             return place.stop().await;
         }
-        let crossing = Crossing { place: &place, client: &superuser, outsider, victim: &victim };
+        let crossing = Crossing { load: &load, client: &superuser, outsider, victim: &victim };
         if outsider.mode == own.who.mode {
             crossing.agents(&own, findings).await?;
         }
@@ -106,9 +104,10 @@ async fn wall(run: &Run, open: bool, requests: u64, findings: &mut Findings) -> 
     }
     findings.did("operations", operations.len() as u64);
     findings.work.insert("requests that were valid", findings.done);
-    for change in victim.changes(&place, &superuser).await? {
+    for change in victim.changes(&load, &superuser).await? {
         findings.violation(format!("another tenant has changed {change}"));
     }
+    account.close(findings);
     place.stop().await
 }
 

@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 
 use super::rows;
 use super::victim::{Victim, Who};
-use crate::again::decided;
-use crate::client::{Answer, Ask, Caller};
-use crate::place::Place;
+use crate::client::{Answer, Ask};
+use crate::load::{Anything, Customer};
 
 /// An operation of the document.
 pub(super) struct Operation {
@@ -59,7 +58,6 @@ pub(super) fn operations(document: &Value) -> anyhow::Result<Vec<Operation>> {
 }
 
 pub(super) struct Storm<'a> {
-    pub(super) place: &'a Place,
     pub(super) outsider: &'a Who,
     pub(super) victim: &'a Victim,
     pub(super) operations: &'a [Operation],
@@ -76,13 +74,8 @@ struct Sent<'a> {
 
 impl Storm<'_> {
     /// Asks so often. How many requests were valid, and what is wrong with what was answered.
-    pub(super) async fn ask_all(
-        &self,
-        caller: usize,
-        mut random: fastrand::Rng,
-    ) -> anyhow::Result<(u64, Vec<String>)> {
+    pub(super) async fn ask_all(&self, mut caller: Customer<'_>) -> anyhow::Result<(u64, Vec<String>)> {
         let (mut valid, mut told) = (0, vec![]);
-        let mut asker = Caller::new(&self.outsider.key);
         for number in 0..self.requests {
             let operation = &self.operations[usize::try_from(number)? % self.operations.len()];
             // In live mode somebody outside would be asked whether the key of a provider is right.
@@ -90,12 +83,11 @@ impl Storm<'_> {
             if self.outsider.mode == "live" && outside {
                 continue;
             }
-            let address = self.place.address(caller + usize::try_from(number)?).context("a server runs")?;
-            let mut sent = self.request(operation, &mut random);
-            if sent.operation.method != "GET" && random.bool() {
-                sent.ask = sent.ask.once(format!("outsider-{caller}-{number}"));
+            let mut sent = self.request(operation, &mut caller.random);
+            if sent.operation.method != "GET" && caller.random.bool() {
+                sent.ask = sent.ask.once(format!("{}.{number}", caller.name));
             }
-            let answer = decided(&mut asker, &address, &sent.ask).await?;
+            let answer = caller.send(&sent.ask, Anything::default()).await?;
             valid += u64::from(answer.status != 422);
             told.extend(self.wrong(&sent, &answer));
             if told.len() > 20 {

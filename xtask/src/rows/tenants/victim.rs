@@ -6,9 +6,8 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::again::decided;
-use crate::client::{Answer, Ask, Caller};
-use crate::place::Place;
+use crate::client::{Answer, Ask};
+use crate::load::{Customer, Effect, Load};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -48,9 +47,9 @@ pub(super) struct Seen {
 
 impl Victim {
     /// Lives: two of everything, so that listings have a second page.
-    pub(super) async fn live(place: &Place, who: &Who) -> anyhow::Result<Self> {
+    pub(super) async fn live(load: &Load<'_>, who: &Who) -> anyhow::Result<Self> {
         let canary = format!("canary{:016x}", fastrand::u64(..));
-        let mut life = Life { place, caller: Caller::new(&who.key), canary: canary.clone(), keyed: vec![] };
+        let mut life = Life { customer: load.customer(&who.key, &*canary, 0), keyed: vec![] };
         let person = json!({ "userId": canary, "metadata": { "note": canary } });
         let session = life.twice("/v1/sessions", person, "id").await?;
         let definition = json!({ "name": canary, "instructions": canary, "tools": ["web_search"] });
@@ -73,7 +72,7 @@ impl Victim {
         life.write("PUT", "/v1/billing/budgets", budget, "").await?;
         let budget = json!({ "amount": 100_000, "currency": "usd", "period": "month" });
         life.write("PUT", "/v1/billing/budgets", budget, "").await?;
-        let entries = life.get("/v1/billing/entries?category=model").await?;
+        let entries = life.customer.look("/v1/billing/entries?category=model").await?;
         let charge = entries["data"][0]["id"].as_str().context("an entry has an id")?.to_owned();
         for exact in ["-0.0001", "0.0001"] {
             let body = json!({ "chargeId": charge, "exact": exact, "reason": canary });
@@ -88,12 +87,11 @@ impl Victim {
     /// How what the tenant has looks to itself, and the whole of its log.
     pub(super) async fn look(
         &self,
-        place: &Place,
+        load: &Load<'_>,
         client: &tokio_postgres::Client,
         head: Option<i64>,
     ) -> anyhow::Result<Seen> {
-        let mut caller = Caller::new(&self.who.key);
-        let address = place.address(1).context("a server runs")?;
+        let mut customer = load.customer(&self.who.key, "", 0);
         let Self { session, agent, definition, task, .. } = self;
         let mut shown = vec![];
         for path in [
@@ -116,9 +114,7 @@ impl Victim {
             "/v1/billing/usage".into(),
             "/v1/billing/usage/models".into(),
         ] {
-            let answer = decided(&mut caller, &address, &Ask::get(&path)).await?;
-            anyhow::ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.text);
-            let mut value = answer.json();
+            let mut value = customer.look(&*path).await?;
             without_time(&mut value);
             shown.push((path, value));
         }
@@ -141,10 +137,10 @@ impl Victim {
     /// What has changed since it was looked at first, and what was appended that the server did not append by itself.
     pub(super) async fn changes(
         &self,
-        place: &Place,
+        load: &Load<'_>,
         client: &tokio_postgres::Client,
     ) -> anyhow::Result<Vec<String>> {
-        let now = self.look(place, client, Some(self.seen.head)).await?;
+        let now = self.look(load, client, Some(self.seen.head)).await?;
         let both = self.seen.shown.iter().zip(&now.shown).filter(|(before, after)| before != after);
         let mut changes: Vec<String> =
             both.map(|(before, after)| format!("{}: {} to {}", before.0, before.1, after.1)).collect();
@@ -186,9 +182,7 @@ fn without_time(value: &mut Value) {
 }
 
 struct Life<'a> {
-    place: &'a Place,
-    caller: Caller,
-    canary: String,
+    customer: Customer<'a>,
     keyed: Vec<(Ask, Answer)>,
 }
 
@@ -201,11 +195,9 @@ impl Life<'_> {
         body: Value,
         field: &str,
     ) -> anyhow::Result<String> {
-        let key = format!("{}-{}", self.canary, self.keyed.len());
+        let key = format!("{}-{}", self.customer.name, self.keyed.len());
         let ask = Ask::new(method, path, Some(body)).once(key);
-        let address = self.place.address(self.keyed.len()).context("a server runs")?;
-        let answer = decided(&mut self.caller, &address, &ask).await?;
-        anyhow::ensure!((200..300).contains(&answer.status), "{path}: {} {}", answer.status, answer.text);
+        let answer = self.customer.send(&ask, Effect::of_path(path)).await?;
         let value = answer.json()[field].as_str().unwrap_or_default().to_owned();
         self.keyed.push((ask, answer));
         Ok(value)
@@ -216,15 +208,10 @@ impl Life<'_> {
         self.write("POST", path, body, field).await
     }
 
-    async fn get(&mut self, path: &str) -> anyhow::Result<Value> {
-        let address = self.place.address(0).context("a server runs")?;
-        Ok(decided(&mut self.caller, &address, &Ask::get(path)).await?.json())
-    }
-
     async fn until_completed(&mut self, task: &str) -> anyhow::Result<()> {
         let until = Instant::now() + DEADLINE;
         loop {
-            let shown = self.get(&format!("/v1/tasks/{task}")).await?;
+            let shown = self.customer.look(format!("/v1/tasks/{task}")).await?;
             if shown["status"] == "completed" {
                 return Ok(());
             }

@@ -1,10 +1,32 @@
 //! What one caller does: a life of sessions, with agents that run tasks, and of definitions and secrets, in which each
 //! request follows from what the caller knows. In test mode models and sandboxes are in the server's own process.
 
+use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::{Expected, Load, Operation, text};
-use crate::client::{Ask, Caller};
+use crate::client::Ask;
+use crate::load::{Customer, Effect};
+
+/// The types of all events that it makes happen.
+pub(super) const EVENTS: [&str; 17] = [
+    "session.created",
+    "session.paused",
+    "session.resumed",
+    "session.terminated",
+    "session.limits_changed",
+    "definition.created",
+    "definition.updated",
+    "definition.archived",
+    "secret.set",
+    "secret.deleted",
+    "agent.created",
+    "agent.paused",
+    "agent.resumed",
+    "agent.terminated",
+    "task.created",
+    "billing.adjusted",
+    "budget.set",
+];
 
 /// A session as its caller knows it.
 struct Session {
@@ -32,11 +54,9 @@ struct Definition {
     is_archived: bool,
 }
 
-pub(super) struct Life<'a> {
-    load: &'a Load<'a>,
-    caller: Caller,
-    random: fastrand::Rng,
-    number: u64,
+pub(crate) struct Life<'a> {
+    customer: Customer<'a>,
+    organization: &'a str,
     turn: u64,
     session: Option<Session>,
     definition: Option<Definition>,
@@ -45,23 +65,31 @@ pub(super) struct Life<'a> {
 }
 
 impl<'a> Life<'a> {
-    pub(super) fn new(load: &'a Load<'a>, number: u64, random: fastrand::Rng) -> Self {
-        let caller = Caller::new(&load.tenant.key);
-        Self { load, caller, random, number, turn: 0, session: None, definition: None, secret: None }
+    pub(crate) const fn new(customer: Customer<'a>, organization: &'a str) -> Self {
+        Self { customer, organization, turn: 0, session: None, definition: None, secret: None }
+    }
+
+    /// Lives sessions through until the load is over. All that it does follows from the random choices, but for when
+    /// servers answer.
+    pub(crate) async fn live(mut self) -> anyhow::Result<()> {
+        while !self.customer.load.is_over() {
+            self.turn().await?;
+        }
+        Ok(())
     }
 
     /// Does one thing more, or looks in vain whether it can be done.
-    pub(super) async fn turn(&mut self) -> anyhow::Result<()> {
+    async fn turn(&mut self) -> anyhow::Result<()> {
         self.turn += 1;
         // What is chosen next does not depend on how often this turn has to ask.
-        let following = self.random.fork();
+        let following = self.customer.random.fork();
         self.act().await?;
-        self.random = following;
+        self.customer.random = following;
         Ok(())
     }
 
     async fn act(&mut self) -> anyhow::Result<()> {
-        let choice = self.random.u8(..100);
+        let choice = self.customer.random.u8(..100);
         let Some(mut session) = self.session.take() else {
             return self.begin().await;
         };
@@ -69,7 +97,7 @@ impl<'a> Life<'a> {
         let waits = !session.is_paused
             && session.agent.as_ref().is_some_and(|agent| agent.is_paused && !agent.has_ended);
         let over = match choice {
-            _ if waits && self.random.bool() => self.use_agent(&mut session).await.map(|()| false),
+            _ if waits && self.customer.random.bool() => self.use_agent(&mut session).await.map(|()| false),
             0..8 => self.end(&session).await.map(|()| true),
             8..34 => self.pause_or_resume(&mut session).await.map(|()| false),
             34..42 => self.limit(&session).await.map(|()| false),
@@ -86,24 +114,20 @@ impl<'a> Life<'a> {
     async fn ask(
         &mut self,
         ask: Ask,
-        (kind, about, told): (&'static str, &[&str], Option<&'static str>),
+        (kind, about, told): (&str, &[&str], Option<&'static str>),
     ) -> anyhow::Result<Value> {
-        let about = about.iter().map(|id| (*id).to_owned()).collect();
-        self.carry_out(Operation { ask, expected: Expected::Event { kind, about, told } }).await
+        let effect = Effect::of(kind, about);
+        let effect = if let Some(name) = told { effect.telling(name) } else { effect };
+        Ok(self.customer.write(ask, effect).await?.json())
     }
 
     /// Asks for what the rules refuse, in these words.
     async fn ask_in_vain(&mut self, ask: Ask, words: &'static str) -> anyhow::Result<()> {
-        self.carry_out(Operation { ask, expected: Expected::Refused(words) }).await.map(drop)
-    }
-
-    async fn carry_out(&mut self, operation: Operation) -> anyhow::Result<Value> {
-        let key = format!("{}-{}-{}", self.load.name, self.number, self.turn);
-        self.load.carry_out((&mut self.caller, &mut self.random), key, operation).await
+        self.customer.write(ask, Effect::refused(words)).await.map(drop)
     }
 
     async fn begin(&mut self) -> anyhow::Result<()> {
-        let user = format!("user_{}", self.random.u32(..1_000));
+        let user = format!("user_{}", self.customer.random.u32(..1_000));
         let ask =
             Ask::post("/v1/sessions", Some(json!({ "userId": user, "metadata": { "turn": self.turn } })));
         let id = text(&self.ask(ask, ("session.created", &[], Some("id"))).await?, "id")?;
@@ -118,7 +142,7 @@ impl<'a> Life<'a> {
 
     async fn pause_or_resume(&mut self, session: &mut Session) -> anyhow::Result<()> {
         let ask = |step: &str| Ask::post(format!("/v1/sessions/{}/{step}", session.id), None);
-        if !session.is_paused && self.random.u8(..6) == 0 {
+        if !session.is_paused && self.customer.random.u8(..6) == 0 {
             return self.ask_in_vain(ask("resume"), "only a paused session can be resumed").await;
         }
         let (step, kind) =
@@ -140,22 +164,21 @@ impl<'a> Life<'a> {
 
     /// Sets or deletes a secret, of the session or of the organization, whose names are this caller's.
     async fn confide(&mut self, session: &mut Session) -> anyhow::Result<()> {
-        let organization = self.load.tenant.organization.clone();
-        let is_sessions = self.random.bool();
+        let is_sessions = self.customer.random.bool();
         let (holder, known) = if is_sessions {
             (session.id.clone(), session.secret.take())
         } else {
-            (organization, self.secret.take())
+            (self.organization.to_owned(), self.secret.take())
         };
         let name = match known {
-            Some(name) if self.random.bool() => {
+            Some(name) if self.customer.random.bool() => {
                 let of = if is_sessions { format!("?sessionId={holder}") } else { String::new() };
                 let ask = Ask::new("DELETE", format!("/v1/secrets/{name}{of}"), None);
                 self.ask(ask, ("secret.deleted", &[&holder, &name], None)).await?;
                 return Ok(());
             }
             Some(name) => name,
-            None => format!("S_{}", self.number),
+            None => format!("S_{}", self.customer.number),
         };
         let mut body = json!({ "name": name, "value": format!("a value of turn {}", self.turn) });
         if is_sessions {
@@ -168,10 +191,10 @@ impl<'a> Life<'a> {
     }
 
     async fn define(&mut self) -> anyhow::Result<()> {
-        let choice = self.random.u8(..4);
+        let choice = self.customer.random.u8(..4);
         let Some(definition) = self.definition.as_ref().filter(|known| !known.is_archived || choice == 0)
         else {
-            let body = json!({ "name": format!("of {}", self.number), "tools": ["web_search"] });
+            let body = json!({ "name": format!("of {}", self.customer.number), "tools": ["web_search"] });
             let ask = Ask::post("/v1/agent-definitions", Some(body));
             let id = text(&self.ask(ask, ("definition.created", &[], Some("id"))).await?, "id")?;
             self.definition = Some(Definition { id, is_archived: false });
@@ -196,17 +219,17 @@ impl<'a> Life<'a> {
 
     /// Another budget of the organization, which refuses nothing and is far from used up.
     async fn budget(&mut self) -> anyhow::Result<()> {
-        let amount = 1_000_000_000 + self.random.u64(..1_000_000_000_000);
+        let amount = 1_000_000_000 + self.customer.random.u64(..1_000_000_000_000);
         let body = json!({
             "amount": amount, "currency": "usd", "period": "month", "thresholds": [], "action": "notify",
         });
         let ask = Ask::new("PUT", "/v1/billing/budgets", Some(body));
-        let organization = self.load.tenant.organization.clone();
-        self.ask(ask, ("budget.set", &[&organization], None)).await.map(drop)
+        self.ask(ask, ("budget.set", &[self.organization], None)).await.map(drop)
     }
 
     async fn use_agent(&mut self, session: &mut Session) -> anyhow::Result<()> {
-        let Some(agent) = session.agent.take_if(|agent| !agent.has_ended || self.random.bool()) else {
+        let Some(agent) = session.agent.take_if(|agent| !agent.has_ended || self.customer.random.bool())
+        else {
             session.agent = self.new_agent(session).await?;
             return Ok(());
         };
@@ -239,13 +262,13 @@ impl<'a> Life<'a> {
     /// What can be done with an agent, whatever its session's pauses have done to it.
     async fn go_on_with(&mut self, session: &Session, mut agent: Agent) -> anyhow::Result<Agent> {
         let ask = |step: &str, body| Ask::post(format!("/v1/agents/{}/{step}", agent.id), body);
-        let prompt = format!("task {}-{}", self.number, self.turn);
+        let prompt = format!("task {}-{}", self.customer.number, self.turn);
         let run = ask("run", Some(json!({ "task": prompt })));
         if agent.has_ended {
             self.ask_in_vain(run, "is terminated").await?;
             return Ok(agent);
         }
-        if self.random.u8(..8) == 0 {
+        if self.customer.random.u8(..8) == 0 {
             self.ask(ask("terminate", None), ("agent.terminated", &[&agent.id], None)).await?;
             agent.has_ended = true;
             return Ok(agent);
@@ -262,10 +285,10 @@ impl<'a> Life<'a> {
         if !self.is_free(&agent).await? {
             return Ok(agent);
         }
-        if agent.task.is_some() && !agent.was_corrected && self.random.u8(..3) == 0 {
+        if agent.task.is_some() && !agent.was_corrected && self.customer.random.u8(..3) == 0 {
             self.correct(&agent).await?;
             agent.was_corrected = true;
-        } else if agent.task.is_some() && !agent.was_paused && self.random.bool() {
+        } else if agent.task.is_some() && !agent.was_paused && self.customer.random.bool() {
             self.ask(ask("pause", None), ("agent.paused", &[&agent.id], None)).await?;
             (agent.is_paused, agent.was_paused) = (true, true);
         } else {
@@ -278,7 +301,7 @@ impl<'a> Life<'a> {
     /// Whether an agent has done what it was asked to, as it must.
     async fn is_free(&mut self, agent: &Agent) -> anyhow::Result<bool> {
         let Some((id, prompt)) = &agent.task else { return Ok(true) };
-        let task = self.load.look((&mut self.caller, &mut self.random), format!("/v1/tasks/{id}")).await?;
+        let task = self.customer.look(format!("/v1/tasks/{id}")).await?;
         if matches!(task["status"].as_str(), Some("queued" | "running")) {
             return Ok(false);
         }
@@ -293,11 +316,16 @@ impl<'a> Life<'a> {
     /// Corrects a charge of the agent's.
     async fn correct(&mut self, agent: &Agent) -> anyhow::Result<()> {
         let path = format!("/v1/events?subject={}&type=model.call_settled&limit=1", agent.id);
-        let events = self.load.look((&mut self.caller, &mut self.random), path).await?;
+        let events = self.customer.look(path).await?;
         let position = &events["data"][0]["position"];
         let body =
             json!({ "chargeId": format!("{position}.0"), "exact": "0.000001", "reason": "what it lacked" });
         let ask = Ask::post("/v1/billing/adjustments", Some(body));
         self.ask(ask, ("billing.adjusted", &[&agent.id], None)).await.map(drop)
     }
+}
+
+/// The text at this name.
+fn text(value: &Value, name: &str) -> anyhow::Result<String> {
+    value[name].as_str().map(str::to_owned).with_context(|| format!("{name} of {value}"))
 }
