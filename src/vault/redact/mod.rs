@@ -116,8 +116,9 @@ impl Redactor {
 impl Needles {
     /// Where secrets lie, in order; those that overlap are one.
     fn covered(&self, text: &str, cut: bool) -> Vec<Range<usize>> {
-        // What is left of a character that was cut is no part of what comes before it.
-        let whole = if cut { text.trim_end_matches(char::REPLACEMENT_CHARACTER) } else { text };
+        // What is left of a character that was cut is no part of what comes before it. It is one: more are the text's own.
+        let rest = if cut { text.strip_suffix(char::REPLACEMENT_CHARACTER) } else { None };
+        let whole = rest.unwrap_or(text);
         let mut found = vec![];
         let mut look = |view: &View, also_digits: bool| self.look(view, (cut, also_digits), &mut found);
         let raw = View::of(whole, cut);

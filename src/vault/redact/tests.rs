@@ -128,6 +128,13 @@ fn secrets_that_overlap_are_one_mask() {
     assert_eq!(redactor.text("-abcdefghabcdefgh-"), "-******-");
 }
 
+#[test]
+fn a_replacement_character_of_a_secret_is_a_part_of_it_where_the_next_one_was_cut() {
+    let secret = "Σ\u{fffd}𒑰 of a secret";
+    let cut = String::from_utf8_lossy(&secret.as_bytes()[..6]).into_owned();
+    assert_eq!(redactor(&[secret]).cut_text(&cut), MASK);
+}
+
 proptest! {
     #[test]
     fn no_text_keeps_a_secret(
