@@ -110,8 +110,36 @@ async fn answer(connection: &mut Connection) -> anyhow::Result<serde_json::Value
     Ok(serde_json::from_slice(&body)?)
 }
 
-/// The p50 and p99 of every view over a log of so many charges.
-async fn measure(charges: i64, requests: usize) -> anyhow::Result<Vec<(String, f64, f64)>> {
+/// Waits until the server has packed what has ended: the lists by which the views were checked have asked for it.
+async fn packed(client: &tokio_postgres::Client) -> anyhow::Result<()> {
+    let sql = "select p.last is not distinct from t.last
+        from heads h
+          cross join lateral (select max(start) as last from usage_by_agent t where t.tenant_id = h.tenant_id
+            and t.build = live_build(h.tenant_id, 'usage_by_agent') and t.grain = 'hour'
+            and t.start < date_trunc('hour', h.last_at - interval '1 hour')) t
+          cross join lateral (select max(start) as last from packed_sums p where p.tenant_id = h.tenant_id
+            and p.build = live_build(h.tenant_id, 'usage_by_agent') and p.projection = 'usage_by_agent'
+            and p.grain = 'hour') p
+        where h.tenant_id = (select max(tenant_id) from tenants where mode = 'live')";
+    let deadline = Instant::now() + Duration::from_secs(600);
+    while !client.query_one(sql, &[]).await?.get::<_, bool>(0) {
+        ensure!(Instant::now() < deadline, "what has ended was not packed");
+        // The server tells nobody that it has packed.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// A log of some length, and the server that serves it.
+struct Loaded {
+    world: World,
+    served: Served,
+    connection: Connection,
+    views: Vec<(String, String)>,
+}
+
+/// Loads a log of so many charges, and has it packed.
+async fn load(charges: i64) -> anyhow::Result<Loaded> {
     let world = World::new().await?;
     let served = Served::start(&world).await?;
     let client = world.connect("theazo").await?;
@@ -119,32 +147,55 @@ async fn measure(charges: i64, requests: usize) -> anyhow::Result<Vec<(String, f
     let load = include_str!("billing/load.sql").replace("{charges}", &charges.to_string());
     client.batch_execute(&load).await?;
     client.batch_execute("vacuum analyze").await?;
+    client.batch_execute("checkpoint").await?;
     println!("{charges} charges were loaded in {:.0} s", began.elapsed().as_secs_f64());
     let row = client
         .query_one("select session_id, agent_id from ledger order by position desc limit 1", &[])
         .await?;
     let mut connection = served.connect().await?;
     agree::check(&served, &mut connection, &client, &periods()).await?;
-    let mut figures = vec![];
-    for (name, path) in views(row.get(0), row.get(1)) {
-        let mut times: Vec<Duration> = vec![];
-        for number in 0..requests + 20 {
-            let path = path.replace(OTHER_EDGES, &other_edges(number));
-            let request = served.request("GET", &path, "");
-            let began = Instant::now();
-            connection.send(&request).await?;
-            let body = answer(&mut connection).await?;
-            // The first ones warm up.
-            if number >= 20 {
-                times.push(began.elapsed());
-            }
-            ensure!(body.is_object(), "an answer is an object");
-        }
-        let figure = figure(times, requests, Duration::from_secs(1));
-        figures.push((name, figure.median_ms, figure.p99_ms));
+    packed(&client).await?;
+    Ok(Loaded { world, served, connection, views: views(row.get(0), row.get(1)) })
+}
+
+impl Loaded {
+    /// How long the answer to a view takes.
+    async fn ask(&mut self, view: usize, number: usize) -> anyhow::Result<Duration> {
+        let path = self.views[view].1.replace(OTHER_EDGES, &other_edges(number));
+        let request = self.served.request("GET", &path, "");
+        let began = Instant::now();
+        self.connection.send(&request).await?;
+        let body = answer(&mut self.connection).await?;
+        let took = began.elapsed();
+        ensure!(body.is_object(), "an answer is an object");
+        Ok(took)
     }
-    drop(served);
-    world.end().await;
+}
+
+/// The p50 and p99 of every view over each log. The logs take turns, request by request, so that noise hits them alike.
+async fn measure(logs: &mut [Loaded], requests: usize) -> anyhow::Result<Vec<(String, Vec<(f64, f64)>)>> {
+    for log in &mut *logs {
+        // The one before was idle while others were loaded.
+        log.connection = log.served.connect().await?;
+    }
+    let mut figures = vec![];
+    for view in 0..logs[0].views.len() {
+        let mut times: Vec<Vec<Duration>> = vec![vec![]; logs.len()];
+        for number in 0..requests + 20 {
+            for (log, times) in logs.iter_mut().zip(&mut times) {
+                let took = log.ask(view, number).await?;
+                // The first ones warm up.
+                if number >= 20 {
+                    times.push(took);
+                }
+            }
+        }
+        let of_log = |times| {
+            let figure = figure(times, requests, Duration::from_secs(1));
+            (figure.median_ms, figure.p99_ms)
+        };
+        figures.push((logs[0].views[view].0.clone(), times.into_iter().map(of_log).collect()));
+    }
     Ok(figures)
 }
 
@@ -156,17 +207,24 @@ async fn bench() -> anyhow::Result<()> {
         (0, false) => vec![10_000, 1_000_000, 5_000_000],
         (given, _) => vec![given],
     };
-    let mut columns = vec![];
+    let mut logs = vec![];
     for charges in &sizes {
-        columns.push(measure(*charges, requests).await?);
+        logs.push(load(*charges).await?);
+    }
+    let figures = measure(&mut logs, requests).await?;
+    for Loaded { world, served, .. } in logs {
+        drop(served);
+        world.end().await;
     }
     let head: Vec<String> =
         sizes.iter().map(|charges| format!("{charges} charges: p50 · p99 ms |")).collect();
-    println!("| view | {}", head.join(" "));
-    println!("|---|{}", "---|".repeat(sizes.len()));
-    for (index, (name, ..)) in columns[0].iter().enumerate() {
-        let cells = columns.iter().map(|column| format!("{:.2} · {:.2} |", column[index].1, column[index].2));
-        println!("| {name} | {}", cells.collect::<Vec<_>>().join(" "));
+    println!("| view | {} last to first, p50 · p99 |", head.join(" "));
+    println!("|---|{}---|", "---|".repeat(sizes.len()));
+    for (name, of_logs) in figures {
+        let cells = of_logs.iter().map(|(median, p99)| format!("{median:.2} · {p99:.2} |"));
+        let (first, last) = (of_logs[0], of_logs[of_logs.len() - 1]);
+        let ratios = format!("{:.1} · {:.1}", last.0 / first.0, last.1 / first.1);
+        println!("| {name} | {} {ratios} |", cells.collect::<Vec<_>>().join(" "));
     }
     let seconds = argument("--seconds", if quick() { 1.0 } else { 10.0 });
     let made = calls::make(CALLERS, seconds).await?;

@@ -349,6 +349,14 @@ pub const KEPT_NAME_BYTES: usize = 200;
 pub const KEPT_BOOK_BYTES: usize = 512;
 /// Periods of one length behind each other whose sums are kept one by one; of more than so many the last.
 pub const KEPT_PERIODS_OF_A_PIECE: usize = 64;
+/// How often a server looks for sums of usage to pack, of tenants that it appends for.
+pub const PACK_INTERVAL: Duration = Duration::from_secs(60);
+/// How long after its end a period is packed: what is late, such as the storage of a day, is mostly known by then.
+pub const PACK_AFTER: Duration = Duration::from_secs(3_600);
+/// Tenants that may wait for theirs to be packed since a list was asked for.
+pub const TENANTS_TO_PACK: usize = 1_024;
+/// Periods of one tenant that are packed before it is the next one's turn.
+pub const PACKED_AT_A_TIME: usize = 256;
 /// The model of agents that name none, on a server whose operator has named none.
 pub const DEFAULT_MODEL: &str = "claude-sonnet-4-20250514";
 /// The most tokens of an answer where nobody says.

@@ -7,6 +7,7 @@ mod held;
 mod history;
 mod lease;
 mod model_call;
+mod pack;
 mod program;
 mod sandbox;
 mod sweep;
@@ -33,6 +34,7 @@ use crate::{config, random, read};
 pub(crate) use held::Held;
 pub use history::Conversations;
 use lease::{Leases, Piece, Taken};
+pub use pack::Packer;
 pub(crate) use program::{Asked, Secrets, run as run_program};
 pub use sweep::Sweep;
 pub use vendors::compute as compute_of;
@@ -77,6 +79,7 @@ impl Runtime {
             tracing::info!(worker = this.leases.worker(), "working");
             let renewing = tokio::spawn(Arc::clone(&this).renew());
             let sweeping = tokio::spawn(sweep(Arc::clone(&this.app)));
+            let packing = tokio::spawn(Packer::new(Arc::clone(&this.app)).run());
             let mut stopping = this.app.stopping.subscribe();
             loop {
                 let step = this.step().await.unwrap_or_else(|failure| {
@@ -97,6 +100,7 @@ impl Runtime {
             this.hand_back().await;
             renewing.abort();
             sweeping.abort();
+            packing.abort();
         })
     }
 

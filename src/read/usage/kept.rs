@@ -2,14 +2,16 @@
 //! each day, hour and minute once. What such a period comes to can change by late lines alone, and those are read each
 //! time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::fast::RandomState;
 use lru::LruCache;
 use rust_decimal::Decimal;
 use theazo_domain::time::Timestamp;
 use theazo_projections::grain::Grain;
+use tokio::sync::Notify;
 
 use crate::config;
 use crate::log::TenantId;
@@ -27,7 +29,13 @@ pub(super) enum Whose {
 pub(super) type Unit = (Grain, Timestamp);
 
 /// The books of the tenants that were asked for last.
-pub struct KeptSums(Mutex<LruCache<(TenantId, Whose), Arc<Book>>>);
+pub struct KeptSums {
+    books: Mutex<LruCache<(TenantId, Whose), Arc<Book>>>,
+    /// Tenants whose lists have read row by row what could be packed.
+    unpacked: Mutex<BTreeSet<TenantId>>,
+    /// Wakes whoever packs.
+    packing: Notify,
+}
 
 /// What is kept of a tenant.
 pub(super) struct Book {
@@ -79,7 +87,7 @@ pub(super) struct Used {
 /// Those who have used something.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    places: HashMap<Arc<str>, u32>,
+    places: HashMap<Arc<str>, u32, RandomState>,
     all: Vec<Name>,
 }
 
@@ -96,7 +104,8 @@ pub(super) struct Name {
 
 impl Default for KeptSums {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::unbounded()))
+        let (unpacked, packing) = (Mutex::default(), Notify::new());
+        Self { books: Mutex::new(LruCache::unbounded()), unpacked, packing }
     }
 }
 
@@ -136,8 +145,29 @@ impl KeptSums {
         }
     }
 
+    /// Notes that a list has read row by row what could be packed. Where too many wait for that already, the next list
+    /// says so again.
+    pub(super) fn is_unpacked(&self, tenant: TenantId) {
+        let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        if unpacked.len() < config::TENANTS_TO_PACK {
+            unpacked.insert(tenant);
+        }
+        self.packing.notify_one();
+    }
+
+    /// Waits until a list has read what could be packed.
+    pub async fn wait_for_unpacked(&self) {
+        self.packing.notified().await;
+    }
+
+    /// The tenants of such lists, each of them once.
+    #[must_use]
+    pub fn take_unpacked(&self) -> BTreeSet<TenantId> {
+        std::mem::take(&mut *self.unpacked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn books(&self) -> MutexGuard<'_, LruCache<(TenantId, Whose), Arc<Book>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,6 +200,9 @@ impl Book {
 impl Pages {
     /// The place of a user, or of a session and of an agent in it.
     pub(super) fn place(&mut self, id: &str, agent: Option<&str>) -> u32 {
+        if let Some(place) = self.names.places.get(agent.unwrap_or(id)) {
+            return *place;
+        }
         let whole = self.names.place(id, |place| Name { id: id.into(), agent: None, whole: place });
         let Some(agent) = agent else { return whole };
         let session = Arc::clone(&self.name(whole).id);

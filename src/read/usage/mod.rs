@@ -7,6 +7,7 @@
 mod entries;
 mod export;
 mod kept;
+mod packed;
 mod shares;
 mod totals;
 
@@ -20,6 +21,7 @@ use tokio_postgres::types::ToSql;
 pub use entries::{Entry, Filter, Place, entries};
 pub use export::{Group, Part, account_name, begun, entries_after, groups};
 pub use kept::KeptSums;
+pub use packed::{pack, packed_until};
 pub use shares::{By, Share, called, shares, users_of};
 pub use totals::{Total, daily, totals};
 
@@ -130,13 +132,14 @@ const SOURCES: &str = "with pieces as materialized (
     )";
 
 /// The sessions that were created in the pieces of these grains, less those of the whole period that came after the pin.
-/// An event's time is never before the one ahead of it, so those begin with the time of the pin.
+/// An event's time is never before the one ahead of it, so those begin with the time of the pin. The condition on their
+/// ids holds for all: it keeps the index by user from being read whole for each piece.
 fn created_in(grains: &str) -> String {
     format!(
         ", created as (
         select p.n, p.sign, s.created_at, s.user_id, s.session_id from pieces p cross join lateral (
             select * from sessions s where {OF_SESSIONS} and s.created_at >= p.since and s.created_at < p.until
-            offset 0) s
+              and s.session_id <> '' offset 0) s
           where p.grain in ({grains})
         union all
         select 0, -1, s.created_at, s.user_id, s.session_id from sessions s

@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::kept::{Book, KeptSums, Name, Pages, Part, Sums, Unit, Used, Whose};
+use super::packed::{BUILDS as BUILDS_READ, is_packed, packed_until, unpack};
 use super::{IS_ENTRY, LINES, Period, Pieces, Pin, SOURCES, created_in, created_in_all};
 use crate::config;
 use crate::database::{Error, Scope, millis, system_time};
@@ -42,7 +43,7 @@ pub struct Share {
 }
 
 impl By {
-    const fn whose(self) -> Whose {
+    pub(super) const fn whose(self) -> Whose {
         match self {
             Self::User => Whose::Users,
             Self::Session | Self::Agent => Whose::Agents,
@@ -89,8 +90,7 @@ impl By {
         format!(
             "{SOURCES} {created}
             select {BUILDS} as n, null::timestamptz as at, null::bigint as position,
-              concat_ws(' ', live_build($1, 'usage_by_user'), live_build($1, 'usage_by_agent'),
-                live_build($1, 'ledger'), live_build($1, 'sessions')) as id,
+              {BUILDS_READ} as id,
               null::text as agent, 0::bigint as sessions, 0::bigint as agents, 0::bigint as counted, 0::numeric as cost
             {of_users} {of_agents}
             union all
@@ -197,6 +197,20 @@ impl Plan {
         Pieces::new(&asked, (from, until), pin)
     }
 
+    /// Those of the periods that are read whose sums may be packed.
+    fn packed(&self) -> Vec<Unit> {
+        self.asked.iter().filter_map(|asked| asked.unit).filter(|(grain, _)| is_packed(*grain)).collect()
+    }
+
+    /// Whether a row is of a period whose sums are packed once it has ended by this moment.
+    fn could_be_packed(&self, line: &Line<'_>, packed_until: Timestamp) -> bool {
+        let asked = usize::try_from(line.n - 1).ok().and_then(|piece| self.asked.get(piece));
+        let of = |asked: &Asked| {
+            asked.unit.is_some_and(|(grain, _)| is_packed(grain) && asked.piece.until <= packed_until)
+        };
+        asked.is_some_and(of)
+    }
+
     /// The position behind which late lines are read.
     fn late_after(&self) -> i64 {
         self.found.iter().map(|found| found.sums.last()).min().unwrap_or(i64::MAX)
@@ -219,8 +233,13 @@ pub async fn shares(
     let (sql, tenant) = (by.sql(), scope.tenant());
     let (from, until) = (system_time(period.from), system_time(period.until));
     let mut book = kept.book(tenant, by.whose());
+    let mut plan = Plan::of(&pieces, pin, book.as_deref());
+    let packed = plan.packed();
+    if !packed.is_empty() {
+        book = Some(unpack(scope, kept, by, &packed, pin).await?);
+        plan = Plan::of(&pieces, pin, book.as_deref());
+    }
     loop {
-        let plan = Plan::of(&pieces, pin, book.as_deref());
         let (asked, late_after) = (plan.pieces(pin), plan.late_after());
         let mut parameters: Vec<&(dyn ToSql + Sync)> = asked.parameters().to_vec();
         parameters.push(&late_after);
@@ -233,12 +252,16 @@ pub async fn shares(
         book = book.filter(|book| book.is_of(builds));
         if book.is_none() && !plan.found.is_empty() {
             // The read models were rebuilt: what is kept is of what they were.
+            plan = Plan::of(&pieces, pin, None);
             continue;
         }
         // What was found says whose it is by the places of its own book, even where that is kept no more.
         let book = book.unwrap_or_else(|| kept.book_of(tenant, by.whose(), builds));
         let shares = add_up(&book, by, &plan, &lines, pin);
         kept.trim();
+        if lines.iter().any(|line| plan.could_be_packed(line, packed_until(pin))) {
+            kept.is_unpacked(tenant);
+        }
         return Ok(shares);
     }
 }

@@ -174,11 +174,21 @@ pub(super) async fn all(api: &Api, path: &str, limit: usize) -> Vec<Value> {
 
 /// The rows of such a list behind a cursor; all of them without one.
 pub(super) async fn behind(api: &Api, path: &str, limit: usize, cursor: Option<&str>) -> Vec<Value> {
+    behind_of(async |path| api.get(&path).await.expect(200), path, limit, cursor).await
+}
+
+/// The same of pages that are got in some way.
+pub(super) async fn behind_of(
+    get: impl AsyncFn(String) -> Value,
+    path: &str,
+    limit: usize,
+    cursor: Option<&str>,
+) -> Vec<Value> {
     let parameter = |cursor: &str| format!("&cursor={cursor}");
     let mut rows: Vec<Value> = vec![];
     let mut cursor = cursor.map(parameter).unwrap_or_default();
     loop {
-        let page = api.get(&format!("{path}&limit={limit}{cursor}")).await.expect(200);
+        let page = get(format!("{path}&limit={limit}{cursor}")).await;
         rows.extend(page["data"].as_array().unwrap().iter().cloned());
         let Some(next) = page["nextCursor"].as_str() else { return rows };
         cursor = parameter(next);

@@ -200,6 +200,8 @@ pub(super) async fn go_on(api: &Api, events: &[(Timestamp, Event)]) {
         builds.push(client.query_one(live, &[&tenant, &name]).await.unwrap().get(0));
     }
     insert(api, events).await;
+    // What is packed would go with the builds that it was made of.
+    client.batch_execute("create temporary table packed as table packed_sums").await.unwrap();
     rebuild(api).await;
     for (name, build) in READ_MODELS.iter().zip(builds) {
         let made: i32 = client.query_one(live, &[&tenant, name]).await.unwrap().get(0);
@@ -211,6 +213,7 @@ pub(super) async fn go_on(api: &Api, events: &[(Timestamp, Event)]) {
             client.execute(&sql, &[&tenant, &build, &made]).await.unwrap();
         }
     }
+    client.batch_execute("insert into packed_sums table packed").await.unwrap();
 }
 
 /// Folds the log into new builds of the read models.
