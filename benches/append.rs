@@ -1,9 +1,12 @@
 //! Appending events: ours beside cqrs-es with postgres-es, and beside bare inserts that decide and project nothing.
 //!
-//! `cargo bench --bench append` (`-- --seconds 2` for each cell, `--rounds 2`, `--quick`; `--callers 64` and `--way 0`
+//! `cargo bench --bench append` (`-- --seconds 1` for each turn, `--rounds 5`, `--quick`; `--callers 64` and `--way 0`
 //! for one column and one row of the table, to be profiled). Every caller lives sessions through:
 //! create, pause, resume, terminate, one command after the other, each waiting for its commit. All run on one
-//! PostgreSQL with its default durability; the ways take turns within a round, so that noise hits them alike.
+//! PostgreSQL with its default durability. For each number of callers the ways take short turns, there and back in
+//! turn, so that noise and what a turn leaves behind (pages to be written, tables to be vacuumed) hit them alike; a cell
+//! of the table is the median of its turns. The inserts of 500 a commit leave a hundred times as much behind, and come
+//! when all others are done.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 #![expect(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "figures, not money")]
@@ -196,6 +199,8 @@ async fn connections(world: &World, number: usize) -> anyhow::Result<Vec<Option<
     Ok(clients)
 }
 
+/// The way that writes so much that it must not take turns with the others.
+const BULK: usize = 4;
 const WAYS: [&str; 5] = [
     "ours, 1 tenant",
     "ours, 64 tenants",
@@ -232,7 +237,7 @@ async fn cell(
 }
 
 async fn bench() -> anyhow::Result<()> {
-    let (seconds, rounds) = if quick() { (0.3, 1.0) } else { (3.0, 2.0) };
+    let (seconds, rounds) = if quick() { (0.3, 1.0) } else { (1.0, 5.0) };
     let seconds = argument("--seconds", seconds);
     let rounds = argument("--rounds", rounds) as usize;
     let world = World::new().await?;
@@ -242,15 +247,22 @@ async fn bench() -> anyhow::Result<()> {
                   data json not null, metadata json not null, at timestamptz not null default now())";
     world.connect("theazo").await?.batch_execute(bare).await?;
     let cqrs = cqrs(&world).await?;
+    let ways = chosen(&[0, 1, 2, 3, 4], "--way");
+    let (bulk, turns): (Vec<usize>, Vec<usize>) = ways.into_iter().partition(|way| *way == BULK);
     let mut figures: BTreeMap<(usize, usize), Vec<Figure>> = BTreeMap::new();
-    for round in 0..=rounds {
+    for ways in [turns, bulk] {
         for callers in chosen(&CALLERS, "--callers") {
-            for way in chosen(&[0, 1, 2, 3, 4], "--way") {
-                // The first round warms up, and is not counted.
-                let seconds = if round == 0 { seconds.min(0.5) } else { seconds };
-                let figure = cell(way, callers, seconds, (&world, &log, &tenants, &cqrs)).await?;
-                if round > 0 {
-                    figures.entry((way, callers)).or_default().push(figure);
+            for round in 0..=rounds {
+                for turn in 0..ways.len() {
+                    // Each comes behind each other one now and then.
+                    let place = if round % 2 == 0 { turn } else { ways.len() - 1 - turn };
+                    let way = ways[(round / 2 + place) % ways.len()];
+                    // The first round warms up, and is not counted.
+                    let seconds = if round == 0 { seconds.min(0.5) } else { seconds };
+                    let figure = cell(way, callers, seconds, (&world, &log, &tenants, &cqrs)).await?;
+                    if round > 0 {
+                        figures.entry((way, callers)).or_default().push(figure);
+                    }
                 }
             }
         }
@@ -267,8 +279,12 @@ fn chosen(all: &[usize], name: &str) -> Vec<usize> {
     if only < 0.0 { all.to_vec() } else { vec![only as usize] }
 }
 
-fn mean(figures: &[Figure], of: impl Fn(&Figure) -> f64) -> f64 {
-    figures.iter().map(of).sum::<f64>() / figures.len() as f64
+/// That of the middle turn; of an even number of turns, the mean of the two in the middle.
+fn median(figures: &[Figure], of: impl Fn(&Figure) -> f64) -> f64 {
+    let mut values: Vec<f64> = figures.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
 }
 
 fn print(figures: &BTreeMap<(usize, usize), Vec<Figure>>) {
@@ -279,9 +295,9 @@ fn print(figures: &BTreeMap<(usize, usize), Vec<Figure>>) {
             figures.get(&(way, callers)).map_or_else(String::new, |cell| {
                 format!(
                     "{:.0} · {:.2} · {:.2}",
-                    mean(cell, |figure| figure.per_second),
-                    mean(cell, |figure| figure.median_ms),
-                    mean(cell, |figure| figure.p99_ms)
+                    median(cell, |figure| figure.per_second),
+                    median(cell, |figure| figure.median_ms),
+                    median(cell, |figure| figure.p99_ms)
                 )
             })
         });
@@ -290,7 +306,7 @@ fn print(figures: &BTreeMap<(usize, usize), Vec<Figure>>) {
     println!();
     // Ours by another, where both were measured.
     let by = |way, callers, of: fn(&Figure) -> f64| {
-        Some(mean(figures.get(&(0, callers))?, of) / mean(figures.get(&(way, callers))?, of))
+        Some(median(figures.get(&(0, callers))?, of) / median(figures.get(&(way, callers))?, of))
     };
     let aims: [(&str, Option<f64>); 4] = [
         ("at 64 callers, one tenant: times cqrs-es + postgres-es", by(2, 64, |figure| figure.per_second)),

@@ -20,6 +20,10 @@ pub const CACHED_AGGREGATES: usize = 8_192;
 pub const CATCH_UP_EVENTS: i64 = 4_096;
 /// Events of one subject after which its state may be written as a snapshot.
 pub const SNAPSHOT_EVENTS: u32 = 128;
+/// Ways of writing read models that came together in a batch, and are remembered as such.
+pub const COMBINATIONS: usize = 64;
+/// Statements that an appending connection keeps prepared; beyond that it begins anew.
+pub const PREPARED_STATEMENTS: usize = 512;
 /// Connections for appending.
 pub const APPEND_CONNECTIONS: usize = 8;
 /// Connections for everything else.

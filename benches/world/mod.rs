@@ -1,6 +1,7 @@
 //! A throw-away PostgreSQL with its default durability, migrated, for the benches.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use theazo::database;
 use theazo::postgres::{Cluster, Endpoint, Options};
@@ -14,7 +15,9 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> anyhow::Result<Self> {
-        let directory = std::env::temp_dir().join(format!("theazo-bench-{}", std::process::id()));
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(format!("theazo-bench-{process}-{number}"));
         std::fs::create_dir_all(&directory)?;
         let options = Options { max_connections: 400, ..Options::new(directory.join("data")) };
         let cluster = Cluster::start(options).await?;

@@ -45,6 +45,7 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V19__unrated_in_sessions", include_str!("../../migrations/0019_unrated_in_sessions.sql")),
         ("V20__late_lines", include_str!("../../migrations/0020_late_lines.sql")),
         ("V21__packed_sums", include_str!("../../migrations/0021_packed_sums.sql")),
+        ("V22__move_head", include_str!("../../migrations/0022_move_head.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

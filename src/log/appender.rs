@@ -8,11 +8,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::append::{self, Head, Seen};
+use super::append::{Head, Seen};
 use super::cache::Cache;
 use super::decide::{Deciding, Traces};
 use super::execute::Parts;
 use super::project::Build;
+use super::writes;
 use super::{Answered, Answering, Failure, Once, Recorded, Submission, Tenant, Verdict, open};
 use crate::config;
 use crate::database::Error;
@@ -94,7 +95,7 @@ pub(super) enum Committed {
 }
 
 impl Committed {
-    pub(super) fn by(traces: &Traces, kept: Option<&append::Keeping>) -> Self {
+    pub(super) fn by(traces: &Traces, kept: Option<&writes::Keeping>) -> Self {
         match (traces.events.last(), kept) {
             (Some(event), _) => {
                 Self::Event { position: event.stored.position, event_id: event.stored.event_id.to_string() }

@@ -12,11 +12,12 @@ use theazo_domain::time::Timestamp;
 use theazo_domain::{AggregateState, Command, Event, Facts, Refusal, Subject};
 use theazo_projections::{Changes, work};
 
-use super::append::{Head, Kept, Wanted, Writes};
+use super::append::{Head, Kept, Wanted};
 use super::appender::Pending;
 use super::cache::Cache;
 use super::kept::Found;
 use super::project::Build;
+use super::writes::Writes;
 use super::{
     Accepted, Actor, Answer, Once, Recorded, Stored, Submission, Tenant, Verdict, codec, merkle, project,
 };

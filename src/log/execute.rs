@@ -12,6 +12,7 @@ use super::appender::{Appender, Pending, Reply};
 use super::codec::Unreadable;
 use super::feed::Feeds;
 use super::open::Opened;
+use super::writes::Combinations;
 use super::{
     Answered, Answering, Codec, Failure, FeedReader, Once, Stored, Submission, Tenant, TenantId, Verdict,
     read,
@@ -29,6 +30,7 @@ pub(super) struct Parts {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) codec: Codec,
     pub(super) feeds: Feeds,
+    pub(super) combinations: Combinations,
     /// Wakes the workers of this server: what there is to do has changed.
     pub(super) worked: Notify,
     /// Why this server must not append: a newer one has written to the log.
@@ -65,8 +67,8 @@ impl Log {
     #[must_use]
     pub fn new(database: Database, keys: Arc<ServerKeys>, clock: Arc<dyn Clock>) -> Arc<Self> {
         let (codec, feeds, newer) = (Codec::default(), Feeds::new(database.clone()), Mutex::new(None));
-        let worked = Notify::new();
-        let parts = Arc::new(Parts { database, keys, clock, codec, feeds, worked, newer });
+        let (worked, combinations) = (Notify::new(), Combinations::default());
+        let parts = Arc::new(Parts { database, keys, clock, codec, feeds, combinations, worked, newer });
         Arc::new(Self { parts, appenders: Mutex::default(), opened: Opened::default() })
     }
 
@@ -173,6 +175,14 @@ impl Log {
         let end = read::head(self.scope(tenant.id)).await?;
         feed.reaches(end);
         Ok(FeedReader::new(feed, self.parts.database.clone(), after.unwrap_or(end)))
+    }
+
+    /// The tenants that this server appends for at the moment.
+    #[must_use]
+    pub fn active(&self) -> Vec<TenantId> {
+        let appenders = self.appenders.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = appenders.queues.iter().filter(|(_, (queue, _))| !queue.is_closed());
+        open.map(|(tenant, _)| *tenant).collect()
     }
 
     /// Wakes the workers of this server when an append has changed what there is to do. A wake-up may be missing (a

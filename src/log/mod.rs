@@ -32,6 +32,7 @@ pub mod read;
 pub mod rebuild;
 pub(crate) mod sealed;
 mod transact;
+mod writes;
 
 use std::pin::Pin;
 use std::sync::Arc;

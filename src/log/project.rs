@@ -1,7 +1,6 @@
 //! The runner of the projections: writes the row changes that their folds gave, in one statement for each kind of
 //! change, inside a transaction that has named its tenant.
 
-use std::collections::HashMap;
 use std::time::SystemTime;
 
 use rust_decimal::Decimal;
@@ -64,16 +63,22 @@ fn planted_in(table: &str, event: &Event) -> Option<u8> {
     }
 }
 
-/// A statement that writes many rows of one table in one way, and the columns that it takes.
+/// Many rows of one table that are written in one way, by their columns.
 pub(crate) struct Write {
-    sql: String,
+    table: &'static Table,
+    shape: Shape,
     build: i32,
     columns: Vec<Array>,
+    /// Whether others have to be written before it.
+    follows: bool,
 }
 
+/// A table, and which of its rows one statement can write together.
+pub(crate) type Way = (&'static str, Shape);
+
 /// Which rows one statement can write together.
-#[derive(PartialEq, Eq, Hash, Clone)]
-enum Shape {
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Clone)]
+pub(crate) enum Shape {
     Put,
     /// The columns that change, by their index, and whether something is added to each.
     Update(Vec<(usize, bool)>),
@@ -83,38 +88,52 @@ enum Shape {
 /// The statements for these changes, to be carried out in this order.
 pub(crate) fn writes(changes: Changes, builds: &[Build]) -> Vec<Write> {
     let mut writes = vec![];
-    for stage in changes.into_stages() {
+    for (stage, rows) in changes.into_stages().into_iter().enumerate() {
         let mut groups: Vec<(&'static Table, Shape, Vec<Row>)> = vec![];
-        let mut index: HashMap<(&'static str, Shape), usize> = HashMap::new();
-        for row in stage {
-            let shape = shape(&row.change);
-            let group = *index.entry((row.table.name, shape.clone())).or_insert_with(|| {
-                groups.push((row.table, shape, vec![]));
-                groups.len() - 1
-            });
-            groups[group].2.push(row);
+        for row in rows {
+            let fits = |(table, shape, _): &(&Table, Shape, Vec<Row>)| {
+                table.name == row.table.name && shape.is_of(&row.change)
+            };
+            // A batch has a few groups only.
+            match groups.iter().position(fits) {
+                Some(group) => groups[group].2.push(row),
+                None => groups.push((row.table, Shape::of(&row.change), vec![row])),
+            }
         }
         for (table, shape, rows) in groups {
             let numbers = builds.iter().filter(|build| build.projection.table().name == table.name);
-            let sql = statement(table, &shape);
             let columns = columns(table, &shape, rows);
             writes.extend(numbers.map(|build| Write {
-                sql: sql.clone(),
+                table,
+                shape: shape.clone(),
                 build: build.number,
                 columns: columns.clone(),
+                follows: stage > 0,
             }));
         }
     }
     writes
 }
 
-fn shape(change: &Change) -> Shape {
-    match change {
-        Change::Put(_) => Shape::Put,
-        Change::Update(steps) => {
-            Shape::Update(steps.iter().map(|(index, step)| (*index, step.adds())).collect())
+impl Shape {
+    fn of(change: &Change) -> Self {
+        match change {
+            Change::Put(_) => Self::Put,
+            Change::Update(steps) => {
+                Self::Update(steps.iter().map(|(index, step)| (*index, step.adds())).collect())
+            }
+            Change::Delete => Self::Delete,
         }
-        Change::Delete => Shape::Delete,
+    }
+
+    fn is_of(&self, change: &Change) -> bool {
+        match (self, change) {
+            (Self::Put, Change::Put(_)) | (Self::Delete, Change::Delete) => true,
+            (Self::Update(columns), Change::Update(steps)) => {
+                columns.iter().copied().eq(steps.iter().map(|(index, step)| (*index, step.adds())))
+            }
+            _ => false,
+        }
     }
 }
 
@@ -127,21 +146,22 @@ fn taken(table: &'static Table, shape: &Shape) -> Vec<&'static Column> {
     }
 }
 
-/// The statement, whose `$1` is the tenant, `$2` the build, and the others an array for each column.
-fn statement(table: &'static Table, shape: &Shape) -> String {
+/// The statement, whose `$1` is the tenant. The build is the parameter of this number, and behind it comes an array for
+/// each column; `beside` is what their rows are joined to.
+fn statement(table: &'static Table, shape: &Shape, (build, beside): (usize, &str)) -> String {
     let name = table.name;
     let taken = taken(table, shape);
     let all: Vec<&Column> = table.key.iter().chain(taken.iter().copied()).collect();
     let arrays: Vec<String> = all
         .iter()
         .enumerate()
-        .map(|(index, column)| format!("${}::{}[]", index + 3, array_type(column.kind)))
+        .map(|(index, column)| format!("${}::{}[]", build + 1 + index, array_type(column.kind)))
         .collect();
     let names: Vec<&str> = all.iter().map(|column| column.name).collect();
-    let rows = format!("unnest({}) as u({})", arrays.join(", "), names.join(", "));
+    let rows = format!("{beside}unnest({}) as u({})", arrays.join(", "), names.join(", "));
     let keys: Vec<&str> = table.key.iter().map(|column| column.name).collect();
     let this_row: Vec<String> = keys.iter().map(|key| format!("t.{key} = u.{key}")).collect();
-    let this_row = format!("t.tenant_id = $1 and t.build = $2 and {}", this_row.join(" and "));
+    let this_row = format!("t.tenant_id = $1 and t.build = ${build} and {}", this_row.join(" and "));
     let set = |column: &Column| format!("{0} = excluded.{0}", column.name);
     let add = |column: &Column| format!("{0} = t.{0} + excluded.{0}", column.name);
     let assignments: Vec<String> = match shape {
@@ -152,14 +172,19 @@ fn statement(table: &'static Table, shape: &Shape) -> String {
         }
         Shape::Delete => return format!("delete from {name} t using {rows} where {this_row}"),
     };
-    upsert(table, &taken, &rows, &assignments.join(", "))
+    upsert(table, &taken, (build, &rows), &assignments.join(", "))
 }
 
 /// Finds each row by the primary key and changes it in place. An update with a join would leave it to the planner how
 /// to find the rows, and while its statistics are older than the rows it reads all of the tenant's. A row that is not
 /// there, which only a read model that was tampered with lacks, comes to be with empty values for what is not given,
 /// and the comparison with the log finds it.
-fn upsert(table: &'static Table, taken: &[&Column], rows: &str, assignments: &str) -> String {
+fn upsert(
+    table: &'static Table,
+    taken: &[&Column],
+    (build, rows): (usize, &str),
+    assignments: &str,
+) -> String {
     let name = table.name;
     let (mut names, mut values) = (vec![], vec![]);
     for column in table.key.iter().chain(taken.iter().copied()) {
@@ -172,7 +197,7 @@ fn upsert(table: &'static Table, taken: &[&Column], rows: &str, assignments: &st
     }
     let keys: Vec<&str> = table.key.iter().map(|column| column.name).collect();
     format!(
-        "insert into {name} as t (tenant_id, build, {}) select $1, $2, {} from {rows} \
+        "insert into {name} as t (tenant_id, build, {}) select $1, ${build}, {} from {rows} \
          on conflict (tenant_id, build, {}) do update set {assignments}",
         names.join(", "),
         values.join(", "),
@@ -262,9 +287,29 @@ impl Array {
 }
 
 impl Write {
+    /// The way in which it is written.
+    pub(crate) fn way(&self) -> Way {
+        (self.table.name, self.shape.clone())
+    }
+
+    /// Whether it can be written at the same time as all others of which that is true: their rows are others.
+    pub(crate) fn stands_alone(&self) -> bool {
+        !self.follows && self.shape != Shape::Delete
+    }
+
+    /// The statement as a part of one that has the rows of `head` before this: its parameters begin at this number.
+    pub(crate) fn behind_head(&self, first: usize) -> String {
+        statement(self.table, &self.shape, (first, "head cross join "))
+    }
+
+    /// The build, and an array for each column.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &(dyn ToSql + Sync)> {
+        std::iter::once(&self.build as &(dyn ToSql + Sync)).chain(self.columns.iter().map(Array::parameter))
+    }
+
     /// Prepares the statement on this connection, once in the connection's life.
     pub(crate) async fn prepare(&self, client: &Client) -> Result<tokio_postgres::Statement, Error> {
-        Ok(client.prepare_cached(&self.sql).await?)
+        Ok(client.prepare_cached(&statement(self.table, &self.shape, (2, ""))).await?)
     }
 
     /// Sends the statement.
@@ -277,8 +322,8 @@ impl Write {
     ) {
         pipeline
             .send(async move {
-                let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&tenant, &self.build];
-                parameters.extend(self.columns.iter().map(Array::parameter));
+                let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&tenant];
+                parameters.extend(self.parameters());
                 client.query(&statement, &parameters).await
             })
             .await;
@@ -295,11 +340,15 @@ mod tests {
         columns: &[Column::integer("count"), Column::json("note")],
     };
 
+    fn alone(shape: &Shape) -> String {
+        statement(&TABLE, shape, (2, ""))
+    }
+
     #[test]
     fn each_way_of_writing_is_one_statement() {
         let conflict = "on conflict (tenant_id, build, name) do update set";
         assert_eq!(
-            statement(&TABLE, &Shape::Put),
+            alone(&Shape::Put),
             format!(
                 "insert into tallies as t (tenant_id, build, name, count, note) \
                  select $1, $2, u.name, u.count, u.note::json \
@@ -308,7 +357,7 @@ mod tests {
             )
         );
         assert_eq!(
-            statement(&TABLE, &Shape::Update(vec![(1, false)])),
+            alone(&Shape::Update(vec![(1, false)])),
             format!(
                 "insert into tallies as t (tenant_id, build, name, note, count) \
                  select $1, $2, u.name, u.note::json, 0 from unnest($3::text[], $4::text[]) as u(name, note) \
@@ -316,7 +365,7 @@ mod tests {
             )
         );
         assert_eq!(
-            statement(&TABLE, &Shape::Update(vec![(0, true)])),
+            alone(&Shape::Update(vec![(0, true)])),
             format!(
                 "insert into tallies as t (tenant_id, build, name, count, note) \
                  select $1, $2, u.name, u.count, 'null'::json \
@@ -324,7 +373,7 @@ mod tests {
             )
         );
         assert_eq!(
-            statement(&TABLE, &Shape::Update(vec![(0, true), (1, false)])),
+            alone(&Shape::Update(vec![(0, true), (1, false)])),
             format!(
                 "insert into tallies as t (tenant_id, build, name, count, note) \
                  select $1, $2, u.name, u.count, u.note::json \
@@ -333,7 +382,7 @@ mod tests {
             )
         );
         assert_eq!(
-            statement(&TABLE, &Shape::Delete),
+            alone(&Shape::Delete),
             "delete from tallies t using unnest($3::text[]) as u(name) \
              where t.tenant_id = $1 and t.build = $2 and t.name = u.name"
         );

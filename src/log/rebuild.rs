@@ -359,17 +359,23 @@ async fn switch(client: &Client, tenant: TenantId, build: Build, live: i32) -> R
 
 /// Deletes the rows of a build that is not served any more.
 async fn delete_rows(client: &Client, tenant: TenantId, build: Build) -> Result<(), Error> {
-    let sql = format!("delete from {} where tenant_id = $1 and build = $2", build.projection.table().name);
-    begin_snapshot(client, tenant).await?;
-    client.execute(&sql, &[&tenant, &build.number]).await?;
-    Ok(client.batch_execute("commit").await?)
+    delete(client, tenant, build, "=").await
 }
 
 /// Deletes the rows of all builds but this one.
 async fn delete_other_rows(client: &Client, tenant: TenantId, build: Build) -> Result<(), Error> {
-    let sql = format!("delete from {} where tenant_id = $1 and build <> $2", build.projection.table().name);
+    delete(client, tenant, build, "<>").await
+}
+
+/// Deletes the rows of builds whose numbers compare so with this one's, and whatever was packed of builds that are not live.
+async fn delete(client: &Client, tenant: TenantId, build: Build, which: &str) -> Result<(), Error> {
+    let name = build.projection.table().name;
     begin_snapshot(client, tenant).await?;
+    let sql = format!("delete from {name} where tenant_id = $1 and build {which} $2");
     client.execute(&sql, &[&tenant, &build.number]).await?;
+    let sql =
+        "delete from packed_sums where tenant_id = $1 and projection = $2 and build <> live_build($1, $2)";
+    client.execute(sql, &[&tenant, &name]).await?;
     Ok(client.batch_execute("commit").await?)
 }
 

@@ -1,14 +1,17 @@
 //! How an appender carries out a batch: decided on what is in memory and written in one round trip, or under the lock of
 //! the head where something has to be read first. While the database writes, the next batch is decided already.
 
+use std::sync::Arc;
+
 use theazo_domain::time::Timestamp;
 use theazo_projections::EPOCH;
 use tokio::time::Instant;
 
-use super::append::{self, Found, Head, Seen, Start};
+use super::append::{self, Found, Head, Seen};
 use super::appender::{Appender, Broken, Committed, Looking, Pending, Replies, Reply, Unknown};
 use super::codec::Unreadable;
 use super::decide::{self, Decider, Deciding, Decision, Needs, Plan, SNAPSHOT_FORMAT, Traces};
+use super::writes::{self, Start};
 use super::{Answer, Answered, Failure, kept, open, sealed};
 use crate::database::{Client, Error, Pipeline, Scope};
 use crate::{config, planted};
@@ -266,12 +269,23 @@ impl Appender {
         let traces = Traces::of(&writes);
         let mut pipeline = Pipeline::default();
         let tenant = self.tenant.id;
+        let commit = if planted::strikes("lost-batch", 50) { "rollback" } else { "commit" };
+        let start = match start {
+            Start::From(_) if commit == "rollback" => {
+                pipeline.send(async { client.batch_execute("begin").await.map(|()| vec![]) }).await;
+                Start::Locked
+            }
+            start => start,
+        };
+        let parts = Arc::clone(&self.parts);
         let sending = async {
             let wake = client.prepare_cached(WAKE).await?;
-            append::send(&mut pipeline, client, tenant, (start, &head), writes, SNAPSHOT_FORMAT).await?;
-            Ok::<_, Error>(wake)
+            let writes = (writes, SNAPSHOT_FORMAT);
+            let ways = &parts.combinations;
+            let open = writes::send(&mut pipeline, client, tenant, (start, &head), writes, ways).await?;
+            Ok::<_, Error>((wake, open))
         };
-        let wake = self.told.tell_before(sending).await?;
+        let (wake, open) = self.told.tell_before(sending).await?;
         let (answers, kept) = if batch.iter().any(|pending| pending.keyed.is_some()) {
             // The answers are read from what was just written, so that must have worked.
             std::mem::take(&mut pipeline).finish().await?;
@@ -280,9 +294,10 @@ impl Appender {
             (vec![], vec![])
         };
         let committed = Committed::by(&traces, kept.first());
-        append::send_kept(&mut pipeline, client, self.tenant.id, kept, now).await?;
-        let commit = if planted::strikes("lost-batch", 50) { "rollback" } else { "commit" };
-        pipeline.send(async { client.batch_execute(commit).await.map(|()| vec![]) }).await;
+        writes::send_kept(&mut pipeline, client, self.tenant.id, kept, now).await?;
+        if open {
+            pipeline.send(async { client.batch_execute(commit).await.map(|()| vec![]) }).await;
+        }
         let notice = format!("{}:{}", self.tenant.id.0, head.position);
         let mut notify = Pipeline::default();
         if !traces.events.is_empty() {
@@ -300,7 +315,7 @@ impl Appender {
         }
         match self.meanwhile(pipeline.finish(), &head).await {
             Ok(_) => {}
-            Err(error) if append::has_moved(&error) => {
+            Err(error) if writes::has_moved(&error) => {
                 self.wipe(Some(&traces));
                 return Err(Broken::Moved);
             }
@@ -347,7 +362,7 @@ impl Appender {
         client: &Client,
         batch: &[Pending],
         decisions: &[Decision],
-    ) -> Result<(Vec<Option<Answer>>, Vec<append::Keeping>), Error> {
+    ) -> Result<(Vec<Option<Answer>>, Vec<writes::Keeping>), Error> {
         let scope = Scope::within(client, self.tenant.id);
         let made =
             batch.iter().zip(decisions).map(async |(pending, decision)| match (&pending.keyed, decision) {

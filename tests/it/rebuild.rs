@@ -182,6 +182,33 @@ async fn a_log_of_several_pages_is_folded_to_its_end() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_two_servers_write_alone_under_the_lock_and_in_vain_is_a_fold_of_the_log() {
+    let world = World::new().await;
+    let servers = [world.server(), world.server()];
+    let mut writers = JoinSet::new();
+    for writer in 0..32 {
+        let (log, tenant) = (Arc::clone(&servers[writer % 2]), world.tenant);
+        writers.spawn(async move {
+            for number in 0..10 {
+                let session = new_session_id();
+                let user = format!("user_{}", number % 5);
+                log.execute(tenant, create(session, &user)).await.unwrap().unwrap();
+                let resume = Command::Resume(Card::built_in().compute_rates());
+                for command in [Command::Pause, resume, Command::Terminate] {
+                    log.execute(tenant, ask(session, command)).await.unwrap().unwrap();
+                }
+            }
+        });
+    }
+    writers.join_all().await;
+    // One of them alone decides ahead, and writes what it decided as one statement.
+    live_through(&servers[0], world.tenant, 40).await;
+    for projection in ALL {
+        assert_clean(&rebuild::compare(&servers[0], world.tenant, projection).await.unwrap());
+    }
+}
+
 #[tokio::test]
 async fn a_row_that_differs_from_the_log_is_found_and_mended() {
     let world = World::new().await;
