@@ -22,6 +22,7 @@ mod fetch;
 mod home;
 mod initialize;
 mod log_file;
+mod memory;
 mod pid_file;
 mod postmaster;
 mod supervise;

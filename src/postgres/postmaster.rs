@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::account::Account;
 use super::binaries::Binaries;
 use super::log_file::{self, Tail};
-use super::{Endpoint, Error, pid_file};
+use super::{Endpoint, Error, memory, pid_file};
 
 const SUPERVISOR: &str = include_str!("supervisor.sh");
 
@@ -153,8 +153,7 @@ fn arguments(plan: &Plan) -> Vec<OsString> {
         "unix_socket_permissions=0700".to_owned(),
         "password_encryption=scram-sha-256".to_owned(),
         format!("max_connections={}", plan.max_connections),
-        // Touched page by page, so an idle database takes a fraction of it.
-        "shared_buffers=128MB".to_owned(),
+        format!("shared_buffers={}MB", memory::shared_buffers_mib()),
         // Checkpoints by time and not by a burst of appends; compression, since full pages are most of the log.
         "max_wal_size=2GB".to_owned(),
         "wal_compression=on".to_owned(),
