@@ -114,12 +114,12 @@ async fn answer(connection: &mut Connection) -> anyhow::Result<serde_json::Value
 async fn packed(client: &tokio_postgres::Client) -> anyhow::Result<()> {
     let sql = "select p.last is not distinct from t.last
         from heads h
-          cross join lateral (select max(start) as last from usage_by_agent t where t.tenant_id = h.tenant_id
-            and t.build = live_build(h.tenant_id, 'usage_by_agent') and t.grain = 'hour'
+          cross join lateral (select date_trunc('hour', max(start)) as last from usage_by_agent t where t.tenant_id = h.tenant_id
+            and t.build = live_build(h.tenant_id, 'usage_by_agent') and t.grain = 'minute'
             and t.start < date_trunc('hour', h.last_at - interval '1 hour')) t
           cross join lateral (select max(start) as last from packed_sums p where p.tenant_id = h.tenant_id
             and p.build = live_build(h.tenant_id, 'usage_by_agent') and p.projection = 'usage_by_agent'
-            and p.grain = 'hour') p
+            and p.grain = 'minute') p
         where h.tenant_id = (select max(tenant_id) from tenants where mode = 'live')";
     let deadline = Instant::now() + Duration::from_secs(600);
     while !client.query_one(sql, &[]).await?.get::<_, bool>(0) {

@@ -6,27 +6,25 @@ create table packed_sums (
   -- usage_by_user or usage_by_agent, and its build
   projection text collate "C" not null,
   build integer not null,
+  -- What is of minutes is packed by the hour.
   grain text collate "C" not null,
   start timestamptz not null,
-  -- Late lines behind it are not in it.
+  -- Late lines behind it are not in it. The largest number of all where the period has more than is packed.
   position bigint not null,
-  -- Arrays with an element for each row, as `array_send` writes them: to send them on takes a tenth of the time that arrays
-  -- take. Text; numeric; and integers: entries, sessions and agents together, sessions, agents. Null where the rows have
-  -- no such thing.
+  -- So many bytes for each row: 16 of each id, which are those of its ULID, 0 where there is none; one that says in which
+  -- minute of the hour; and 28 of what was used. Null where the rows have no such thing.
   user_ids bytea not null,
   session_ids bytea,
   agent_ids bytea,
-  costs bytea not null,
-  counted bytea not null,
-  sessions bytea,
-  agents bytea not null,
+  minutes bytea,
+  used bytea not null,
   primary key (tenant_id, projection, build, grain, start)
 );
--- To unpack ids takes longer than to read them.
+-- To decompress them takes longer than to read them.
 do $$
 declare name text;
 begin
-  foreach name in array array['user_ids', 'session_ids', 'agent_ids', 'costs', 'counted', 'sessions', 'agents'] loop
+  foreach name in array array['user_ids', 'session_ids', 'agent_ids', 'minutes', 'used'] loop
     execute format('alter table packed_sums alter column %I set storage external', name);
   end loop;
 end $$;

@@ -347,8 +347,12 @@ pub const KEPT_CONVERSATIONS_BYTES: usize = 32 * 1024 * 1024;
 pub const KEPT_CONVERSATION_IDLE: Duration = Duration::from_secs(600);
 /// Memory that a server keeps sums of usage in, of periods that have ended.
 pub const KEPT_SUMS_BYTES: usize = 32 * 1024 * 1024;
-/// What it takes to keep whose such a sum is: two ids of 30 bytes, and where to find them.
-pub const KEPT_NAME_BYTES: usize = 200;
+/// What is kept there of a tenant's users, and of its sessions and agents, at most: both of them fit.
+pub const KEPT_BOOK_LARGEST_BYTES: usize = KEPT_SUMS_BYTES / 8 * 3;
+/// What it takes to keep whose such a sum is: two ids of 16 bytes, and where to find them, with room to grow.
+pub const KEPT_NAME_BYTES: usize = 208;
+/// What it takes to keep a period besides what was used in it.
+pub const KEPT_PERIOD_BYTES: usize = 160;
 /// What a tenant takes there of whom nothing is kept yet.
 pub const KEPT_BOOK_BYTES: usize = 512;
 /// Periods of one length behind each other whose sums are kept one by one; of more than so many the last.
@@ -361,6 +365,8 @@ pub const PACK_AFTER: Duration = Duration::from_secs(3_600);
 pub const TENANTS_TO_PACK: usize = 1_024;
 /// Periods of one tenant that are packed before it is the next one's turn.
 pub const PACKED_AT_A_TIME: usize = 256;
+/// Rows of a period that are packed into one; of a period that has more, each is read.
+pub const PACKED_ROWS: i64 = 262_144;
 /// The model of agents that name none, on a server whose operator has named none.
 pub const DEFAULT_MODEL: &str = "claude-sonnet-4-20250514";
 /// The most tokens of an answer where nobody says.

@@ -46,6 +46,8 @@ fn migrations() -> Result<Vec<Migration>, refinery::Error> {
         ("V20__late_lines", include_str!("../../migrations/0020_late_lines.sql")),
         ("V21__packed_sums", include_str!("../../migrations/0021_packed_sums.sql")),
         ("V22__move_head", include_str!("../../migrations/0022_move_head.sql")),
+        ("V23__unrated_totals", include_str!("../../migrations/0023_unrated_totals.sql")),
+        ("V24__position_before", include_str!("../../migrations/0024_position_before.sql")),
     ]
     .into_iter()
     .map(|(name, sql)| Migration::unapplied(name, sql))

@@ -16,6 +16,7 @@ mod log;
 mod made_from;
 mod manners;
 mod models;
+mod moments;
 mod outgoing;
 mod postgres;
 mod rate_cards;

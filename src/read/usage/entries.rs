@@ -148,7 +148,7 @@ pub async fn entries(
 /// Entries that are not late are found by their positions, which follow the time; those that are by their time, and none
 /// of them is looked up that would come behind a page that is full without it.
 fn statement(narrow: &str, subject: Option<&str>, [from, until, limit]: [&str; 3]) -> String {
-    let of_build = "l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.position > 0";
+    let of_build = "l.tenant_id = $1 and l.build = (select live_build($1, 'ledger')) and l.position > 0";
     let order = format!("order by l.position desc, l.entry desc limit {limit}");
     let between = |position: &str| {
         format!("{position} > position_before($1, {from}) and {position} <= position_before($1, {until})")

@@ -30,7 +30,7 @@ impl Part {
             Self::Late => "l.late = 1 and l.at >= $2 and l.at < $3",
         };
         format!(
-            "l.tenant_id = $1 and l.build = live_build($1, 'ledger') and {within} and l.position <= $4 and {IS_ENTRY}"
+            "l.tenant_id = $1 and l.build = (select live_build($1, 'ledger')) and {within} and l.position <= $4 and {IS_ENTRY}"
         )
     }
 }

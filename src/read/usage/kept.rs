@@ -12,7 +12,9 @@ use rust_decimal::Decimal;
 use theazo_domain::time::Timestamp;
 use theazo_projections::grain::Grain;
 use tokio::sync::Notify;
+use ulid::Ulid;
 
+use super::packed::Id;
 use crate::config;
 use crate::log::TenantId;
 
@@ -46,10 +48,10 @@ pub(super) struct Book {
 }
 
 /// What stands in a book.
-#[derive(Default)]
 pub(super) struct Pages {
     names: Names,
-    units: HashMap<Unit, Sums>,
+    /// Those that were asked for last stay longest.
+    units: LruCache<Unit, Sums>,
 }
 
 /// What a period came to.
@@ -87,17 +89,17 @@ pub(super) struct Used {
 /// Those who have used something.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    places: HashMap<Arc<str>, u32, RandomState>,
+    /// Of users and sessions.
+    wholes: HashMap<Ulid, u32, RandomState>,
+    agents: HashMap<Ulid, u32, RandomState>,
     all: Vec<Name>,
 }
 
 /// Somebody who has used something.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Name {
-    /// The user or the session.
-    pub(super) id: Arc<str>,
-    /// The agent, where it is one's.
-    pub(super) agent: Option<Arc<str>>,
+    /// Who.
+    pub(super) id: Id,
     /// The session itself among the names; the user's own place.
     pub(super) whole: u32,
 }
@@ -128,13 +130,13 @@ impl KeptSums {
         })
     }
 
-    /// Forgets books beyond the limit: one that is larger by itself, and then those that were asked for longest ago.
-    /// Whoever is at such a book goes on with it.
+    /// Forgets books of names alone, and beyond the limit those that were asked for longest ago. Whoever is at such a book
+    /// goes on with it.
     pub(super) fn trim(&self) {
         let mut books = self.books();
         let bytes = |book: &Arc<Book>| book.bytes.load(Ordering::Relaxed);
-        let too_large = books.iter().find(|(_, book)| bytes(book) > config::KEPT_SUMS_BYTES);
-        if let Some(place) = too_large.map(|(place, _)| *place) {
+        let of_names = books.iter().find(|(_, book)| bytes(book) > config::KEPT_BOOK_LARGEST_BYTES);
+        if let Some(place) = of_names.map(|(place, _)| *place) {
             books.pop(&place);
         }
         let mut all: usize = books.iter().map(|(_, book)| bytes(book)).sum();
@@ -186,38 +188,63 @@ impl Book {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says how much is kept, after something was.
-    pub(super) fn weigh(&self, pages: &Pages) {
-        let parts: usize = pages.units.values().map(|sums| sums.parts.len()).sum();
-        let bytes = config::KEPT_BOOK_BYTES
-            + parts * size_of::<Part>()
-            + pages.units.len() * size_of::<(Unit, Sums)>()
-            + pages.names.all.len() * config::KEPT_NAME_BYTES;
-        self.bytes.store(bytes, Ordering::Relaxed);
+    /// Says how much is kept, after something was; beyond the limit of a book, periods that were asked for longest ago are
+    /// forgotten. Names are not, since sums that somebody holds tell whose they are by them: a book in which they take more than half
+    /// of its limit says that it is too large.
+    pub(super) fn weigh(&self, pages: &mut Pages) {
+        let of_sums = |sums: &Sums| config::KEPT_PERIOD_BYTES + size_of_val(sums.parts());
+        let names = config::KEPT_BOOK_BYTES + pages.names.all.len() * config::KEPT_NAME_BYTES;
+        let mut bytes = names + pages.units.iter().map(|(_, sums)| of_sums(sums)).sum::<usize>();
+        while bytes > config::KEPT_BOOK_LARGEST_BYTES
+            && let Some((_, sums)) = pages.units.pop_lru()
+        {
+            bytes -= of_sums(&sums);
+        }
+        let is_of_names = names > config::KEPT_BOOK_LARGEST_BYTES / 2;
+        self.bytes.store(if is_of_names { usize::MAX / 2 } else { bytes }, Ordering::Relaxed);
+    }
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self { names: Names::default(), units: LruCache::unbounded() }
     }
 }
 
 impl Pages {
     /// The place of a user, or of a session and of an agent in it.
-    pub(super) fn place(&mut self, id: &str, agent: Option<&str>) -> u32 {
-        if let Some(place) = self.names.places.get(agent.unwrap_or(id)) {
+    pub(super) fn place(&mut self, id: Id) -> u32 {
+        let Names { wholes, agents, all } = &mut self.names;
+        // Their number is bounded by the memory that they may take.
+        let next = |all: &Vec<Name>| u32::try_from(all.len()).unwrap_or(u32::MAX);
+        if let Some(place) = id.agent.and_then(|agent| agents.get(&agent)) {
             return *place;
         }
-        let whole = self.names.place(id, |place| Name { id: id.into(), agent: None, whole: place });
-        let Some(agent) = agent else { return whole };
-        let session = Arc::clone(&self.name(whole).id);
-        self.names.place(agent, |_| Name { id: session, agent: Some(agent.into()), whole })
+        let whole = *wholes.entry(id.id).or_insert_with(|| {
+            let whole = next(all);
+            all.push(Name { id: Id { agent: None, ..id }, whole });
+            whole
+        });
+        let Some(agent) = id.agent else { return whole };
+        let place = next(all);
+        all.push(Name { id, whole });
+        agents.insert(agent, place);
+        place
     }
 
     /// Who has this place.
-    pub(super) fn name(&self, place: u32) -> &Name {
-        &self.names.all[place as usize]
+    pub(super) fn name(&self, place: u32) -> Name {
+        self.names.all[place as usize]
     }
 
     /// Keeps what a period came to at this position.
     pub(super) fn keep(&mut self, unit: Unit, position: i64, parts: Vec<Part>) {
+        // One that takes most of the book would make it forget all others.
+        if size_of_val(&*parts) > config::KEPT_BOOK_LARGEST_BYTES / 2 {
+            return;
+        }
         if self.units.get(&unit).is_none_or(|sums| sums.last < position) {
-            self.units.insert(unit, Sums { first: position, last: position, parts: parts.into() });
+            self.units.put(unit, Sums { first: position, last: position, parts: parts.into() });
         }
     }
 
@@ -231,7 +258,7 @@ impl Pages {
 
     /// Forgets a period that a late line has changed.
     pub(super) fn forget(&mut self, unit: Unit) {
-        self.units.remove(&unit);
+        self.units.pop(&unit);
     }
 }
 
@@ -262,19 +289,6 @@ impl Used {
         let times = |count: i64| sign * count;
         let (sessions, agents, counted) = (times(self.sessions), times(self.agents), times(self.counted));
         Self { cost, sessions, agents, counted }
-    }
-}
-
-impl Names {
-    fn place(&mut self, id: &str, name: impl FnOnce(u32) -> Name) -> u32 {
-        if let Some(place) = self.places.get(id) {
-            return *place;
-        }
-        // Their number is bounded by the memory that they may take.
-        let place = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
-        self.all.push(name(place));
-        self.places.insert(id.into(), place);
-        place
     }
 }
 
@@ -320,18 +334,23 @@ mod tests {
         assert_eq!(book.find(unit(0), 40).map(|sums| sums.last()), Some(40));
     }
 
+    fn fill(kept: &KeptSums, tenant: i64, unit: Unit, bytes: usize) {
+        let book = kept.book_of(TenantId(tenant), Whose::Agents, "1 1 1 1");
+        let mut pages = book.pages();
+        pages.keep(unit, 10, parts(bytes / size_of::<Part>()));
+        book.weigh(&mut pages);
+        kept.trim();
+    }
+
     #[test]
     fn books_of_other_builds_and_those_beyond_the_limit_begin_anew() {
         let kept = KeptSums::default();
         let place = (TenantId(1), Whose::Agents);
-        let fill = |tenant: i64, bytes: usize| {
-            let book = kept.book_of(TenantId(tenant), Whose::Agents, "1 1 1 1");
-            let mut pages = book.pages();
-            pages.keep(unit(0), 10, parts(bytes / size_of::<Part>()));
-            book.weigh(&pages);
+        // A third of what all may take, in two periods.
+        let fill = |tenant: i64| {
+            [unit(0), unit(1)].map(|unit| fill(&kept, tenant, unit, config::KEPT_SUMS_BYTES / 6));
         };
-        let third = config::KEPT_SUMS_BYTES / 3;
-        fill(1, third);
+        fill(1);
         let book = kept.book(place.0, place.1).unwrap();
         assert!(
             book.is_of("1 1 1 1") && kept.book_of(place.0, place.1, "1 1 1 1").find(unit(0), 10).is_some()
@@ -340,12 +359,48 @@ mod tests {
         // Whoever has the book that was there keeps it.
         assert!(book.find(unit(0), 10).is_some());
         for tenant in 1..=3 {
-            fill(tenant, third);
+            fill(tenant);
         }
-        fill(4, 2 * config::KEPT_SUMS_BYTES);
-        kept.trim();
-        // The one that is too large went, and then one of the others: with what stands around them they are more than fit.
+        // With what stands around them they are more than fit.
         let left = (1..=4).filter(|tenant| kept.book(TenantId(*tenant), Whose::Agents).is_some());
         assert_eq!(left.collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn a_book_forgets_the_periods_that_were_asked_for_longest_ago() {
+        let kept = KeptSums::default();
+        let third = config::KEPT_BOOK_LARGEST_BYTES / 3;
+        let is_kept =
+            |start: i64| kept.book(TenantId(1), Whose::Agents).unwrap().find(unit(start), 10).is_some();
+        fill(&kept, 1, unit(0), third);
+        fill(&kept, 1, unit(1), third);
+        assert!(is_kept(1) && is_kept(0));
+        fill(&kept, 1, unit(2), third);
+        assert_eq!([0, 1, 2].map(is_kept), [true, false, true]);
+        // One that would take most of the book is not kept.
+        fill(&kept, 1, unit(3), 2 * third);
+        assert_eq!([0, 1, 2, 3].map(is_kept), [true, false, true, false]);
+    }
+
+    #[test]
+    fn a_book_that_is_mostly_names_begins_anew() {
+        let kept = KeptSums::default();
+        let book = kept.book_of(TenantId(1), Whose::Users, "1 1 1 1");
+        let most = config::KEPT_BOOK_LARGEST_BYTES / 2 / config::KEPT_NAME_BYTES;
+        let add = |names: std::ops::Range<usize>| {
+            let mut pages = book.pages();
+            for name in names {
+                pages.place(Id { id: Ulid(name as u128), agent: None });
+            }
+            pages.keep(unit(0), 10, parts(1));
+            book.weigh(&mut pages);
+            drop(pages);
+            kept.trim();
+            kept.book(TenantId(1), Whose::Users).is_some()
+        };
+        assert!(add(0..most - 3));
+        assert!(!add(0..most + 1));
+        // Whoever has it goes on with it.
+        assert!(book.find(unit(0), 10).is_some());
     }
 }

@@ -8,6 +8,8 @@ mod entries;
 mod export;
 mod kept;
 mod packed;
+mod packing;
+mod plan;
 mod shares;
 mod totals;
 
@@ -17,13 +19,15 @@ use theazo_domain::time::Timestamp;
 use theazo_projections::grain::{Grain, Piece, cover};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
+use ulid::Ulid;
 
 pub use entries::{Entry, Filter, Place, entries};
 pub use export::{Group, Part, account_name, begun, entries_after, groups};
 pub use kept::KeptSums;
-pub use packed::{pack, packed_until};
+pub use packed::packed_until;
+pub use packing::pack;
 pub use shares::{By, Share, called, shares, users_of};
-pub use totals::{Total, daily, totals};
+pub use totals::{Total, Unrated, daily, totals, unrated};
 
 use crate::database::{Error, Scope, millis, system_time};
 
@@ -108,26 +112,26 @@ impl Pieces {
 }
 
 /// The pieces, numbered from 1, and the lines that are summed up themselves: those within pieces that no grain is fine
-/// enough for, and, taken away again under the number 0, those of the period that came after the pin. Lines that are not late are found by their positions,
-/// since times follow positions.
+/// enough for, and, taken away again under the number 0, those of the period that came after the pin. Lines that are not
+/// late are found by their positions, since times follow positions.
 const SOURCES: &str = "with pieces as materialized (
         select * from unnest($2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[])
           with ordinality as p(grain, since, until, sign, n)
     ), lines as (
         select p.n, p.sign, l.* from pieces p cross join lateral (
-            select * from ledger l where l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.late = 0
+            select * from ledger l where l.tenant_id = $1 and l.build = (select live_build($1, 'ledger')) and l.late = 0
               and l.position > position_before($1, p.since) and l.position <= position_before($1, p.until)
             offset 0) l
           where p.grain = 'lines'
         union all
         select p.n, p.sign, l.* from pieces p cross join lateral (
-            select * from ledger l where l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.late = 1
+            select * from ledger l where l.tenant_id = $1 and l.build = (select live_build($1, 'ledger')) and l.late = 1
               and l.at >= p.since and l.at < p.until
             offset 0) l
           where p.grain = 'lines'
         union all
         select 0, -1, l.* from ledger l
-          where l.tenant_id = $1 and l.build = live_build($1, 'ledger') and l.position > $6
+          where l.tenant_id = $1 and l.build = (select live_build($1, 'ledger')) and l.position > $6
             and l.at >= $7 and l.at < $8
     )";
 
@@ -160,7 +164,14 @@ fn created_in_all(n: i64, (from, until): (&str, &str)) -> String {
 }
 
 /// The condition is that of the index by time.
-const OF_SESSIONS: &str = "s.tenant_id = $1 and s.build = live_build($1, 'sessions') and s.position > 0";
+const OF_SESSIONS: &str =
+    "s.tenant_id = $1 and s.build = (select live_build($1, 'sessions')) and s.position > 0";
 
 /// The lines that are charges and stand on a bill.
 const IS_ENTRY: &str = "l.line in ('usage', 'rating', 'adjustment')";
+
+/// The ULID of an id of any kind.
+fn ulid(id: &str) -> Result<Ulid, Error> {
+    let ulid = id.split_once('_').and_then(|(_, ulid)| Ulid::from_string(ulid).ok());
+    ulid.ok_or_else(|| Error::Row(format!("{id:?} is no id")))
+}

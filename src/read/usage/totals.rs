@@ -69,26 +69,48 @@ const SUMS: [(&str, &str); 16] = [
     ("agents", "case when l.line = 'agent' then 1 else 0 end"),
 ];
 
-static TOTALS: LazyLock<String> = LazyLock::new(|| {
-    let (mut sums, mut kept, mut of_lines) = (String::new(), String::new(), String::new());
-    let mut of_sessions = String::new();
-    for (index, (column, of_line)) in SUMS.iter().enumerate() {
-        // The first three are decimals, the others whole numbers.
-        let kind = if index < 3 { "numeric" } else { "bigint" };
-        let _ = write!(sums, ", sum(s.sign * s.{column})::{kind}");
-        let _ = write!(kept, ", t.{column}");
-        let _ = write!(of_lines, ", {of_line}");
-        let _ = write!(of_sessions, ", {}", i32::from(*column == "sessions"));
+/// Sums of columns, as they stand behind others in a select.
+struct Columns {
+    /// Of what the pieces came to, each by its sign.
+    sums: String,
+    /// Of the rows of a piece.
+    kept: String,
+    /// Of a piece.
+    of_piece: String,
+    /// Of a line.
+    of_lines: String,
+    /// Of a session that was created.
+    of_sessions: String,
+}
+
+impl Columns {
+    fn of(is_one: impl Fn(&str) -> bool) -> Self {
+        let [mut sums, mut kept, mut of_piece, mut of_lines, mut of_sessions] = <[String; 5]>::default();
+        for (index, (column, of_line)) in SUMS.iter().enumerate().filter(|(_, (column, _))| is_one(column)) {
+            // The first three are decimals, the others whole numbers.
+            let kind = if index < 3 { "numeric" } else { "bigint" };
+            let _ = write!(sums, ", sum(s.sign * s.{column})::{kind}");
+            let _ = write!(kept, ", sum(t.{column})::{kind} as {column}");
+            let _ = write!(of_piece, ", t.{column}");
+            let _ = write!(of_lines, ", {of_line}");
+            let _ = write!(of_sessions, ", {}", i32::from(*column == "sessions"));
+        }
+        Self { sums, kept, of_piece, of_lines, of_sessions }
     }
+}
+
+/// A piece is summed up before it is added or taken away: a product for each of its rows takes longer than the rows.
+static TOTALS: LazyLock<String> = LazyLock::new(|| {
+    let Columns { sums, kept, of_piece, of_lines, of_sessions } = Columns::of(|_| true);
     let created = created_in(&format!("'{LINES}'"));
     format!(
         "{SOURCES} {created} select s.category, s.model{sums} from (
-            select p.sign, t.category, t.model{kept} from pieces p cross join lateral (
-                select * from usage_totals t
-                where t.tenant_id = $1 and t.build = live_build($1, 'usage_totals')
+            select p.sign, t.category, t.model{of_piece} from pieces p cross join lateral (
+                select t.category, t.model{kept} from usage_totals t
+                where t.tenant_id = $1 and t.build = (select live_build($1, 'usage_totals'))
                   and t.grain = p.grain and t.start >= p.since and t.start < p.until
-                offset 0) t
-              where p.grain <> 'lines'
+                group by t.category, t.model offset 0) t
+              where p.grain <> '{LINES}'
             union all
             select l.sign, coalesce(l.category, ''), coalesce(l.model, ''){of_lines} from lines l
             union all
@@ -96,6 +118,46 @@ static TOTALS: LazyLock<String> = LazyLock::new(|| {
           ) s group by s.category, s.model order by s.category, s.model"
     )
 });
+
+/// Rows that have usage without a price are few, and found by an index of those alone.
+static UNRATED: LazyLock<String> = LazyLock::new(|| {
+    let Columns { sums, kept, of_piece, of_lines, .. } = Columns::of(|column| column.starts_with("unrated"));
+    format!(
+        "{SOURCES} select true{sums} from (
+            select p.sign{of_piece} from pieces p cross join lateral (
+                select true{kept} from usage_totals t
+                where t.tenant_id = $1 and t.build = (select live_build($1, 'usage_totals'))
+                  and t.grain = p.grain and t.start >= p.since and t.start < p.until
+                  and (t.unrated_calls <> 0 or t.unrated_input_tokens <> 0 or t.unrated_output_tokens <> 0)
+                having count(*) > 0 offset 0) t
+              where p.grain <> '{LINES}'
+            union all
+            select l.sign{of_lines} from lines l
+          ) s having count(*) > 0"
+    )
+});
+
+/// Usage of models that has no price.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unrated {
+    /// Calls to models.
+    pub calls: i64,
+    /// Tokens that they were given, cached ones among them.
+    pub input_tokens: i64,
+    /// Tokens that they answered with.
+    pub output_tokens: i64,
+}
+
+/// What has no price in a period, as it stood at a position of the log: what [`totals`] say of it, without reading them.
+///
+/// # Errors
+/// [`Error`] when the database is away.
+pub async fn unrated(scope: Scope<'_>, period: Period, pin: Pin) -> Result<Unrated, Error> {
+    let pieces = Pieces::of(period, pin, &GRAINS);
+    let rows = scope.query_by_index(&UNRATED, &pieces.parameters()).await?;
+    let Some(row) = rows.first() else { return Ok(Unrated::default()) };
+    Ok(Unrated { calls: row.try_get(1)?, input_tokens: row.try_get(2)?, output_tokens: row.try_get(3)? })
+}
 
 /// The totals of a period, as they stood at a position of the log.
 ///
@@ -142,12 +204,12 @@ fn total(row: &Row) -> Result<Total, Error> {
 pub async fn daily(scope: Scope<'_>, period: Period, pin: Pin) -> Result<Vec<(Day, Decimal)>, Error> {
     let sql = format!(
         "{SOURCES} select date_trunc('day', s.at, 'UTC'), sum(s.sign * s.cost) from (
-            select p.sign, t.start as at, t.cost from pieces p cross join lateral (
-                select * from usage_totals t
-                where t.tenant_id = $1 and t.build = live_build($1, 'usage_totals')
+            select p.sign, t.at, t.cost from pieces p cross join lateral (
+                select date_trunc('day', t.start, 'UTC') as at, sum(t.cost) as cost from usage_totals t
+                where t.tenant_id = $1 and t.build = (select live_build($1, 'usage_totals'))
                   and t.grain = p.grain and t.start >= p.since and t.start < p.until
-                offset 0) t
-              where p.grain <> 'lines'
+                group by 1 offset 0) t
+              where p.grain <> '{LINES}'
             union all
             select l.sign, l.at, l.cost from lines l where {IS_ENTRY}
           ) s group by 1 order by 1"

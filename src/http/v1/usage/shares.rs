@@ -1,5 +1,6 @@
 //! `/v1/billing/usage/users`, `/sessions` and `/agents`: who used how much, the dearest first.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -7,10 +8,12 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use theazo_domain::allotment::allot;
+use theazo_domain::id::{AgentId, SessionId, UserId};
+use ulid::Ulid;
 use utoipa::ToSchema;
 
 use super::period::{Asked, Default, Period};
-use super::totals::{Unrated, sum_in_cents, unrated_in};
+use super::totals::{Unrated, sum_in_cents};
 use crate::config;
 use crate::http::Edge;
 use crate::http::auth::Inspector;
@@ -118,7 +121,7 @@ pub(crate) async fn sessions(
     query: Query,
 ) -> Result<Json<Costs<SessionCost>>, Error> {
     let show = |share: &Share, user_id, cost| {
-        let session_id = share.id.to_string();
+        let session_id = SessionId::from_ulid(share.id).to_string();
         SessionCost { session_id, user_id, cost, agents: share.agents }
     };
     list(&edge, &inspector, query, By::Session, show).await
@@ -139,8 +142,8 @@ pub(crate) async fn agents(
     query: Query,
 ) -> Result<Json<Costs<AgentCost>>, Error> {
     let show = |share: &Share, user_id, cost| {
-        let agent_id = share.agent.as_deref().map(str::to_owned);
-        AgentCost { agent_id, session_id: share.id.to_string(), user_id, cost }
+        let agent_id = share.agent.map(|agent| AgentId::from_ulid(agent).to_string());
+        AgentCost { agent_id, session_id: SessionId::from_ulid(share.id).to_string(), user_id, cost }
     };
     list(&edge, &inspector, query, By::Agent, show).await
 }
@@ -168,46 +171,54 @@ async fn list<T>(
     let reached = listing.below.map(Reached::unpack);
     let pin = usage::pin(scope, reached.map(|reached| reached.pinned)).await?;
     let period = if reached.is_some() { asked.again(pin) } else { asked.from(now, pin.at) };
-    let (shares, totals) = tokio::try_join!(
+    let (shares, unrated) = tokio::try_join!(
         usage::shares(scope, &edge.app.kept_sums, by, period, pin),
-        usage::totals(scope, period, pin)
+        usage::unrated(scope, period, pin)
     )?;
     let shown = reached.map_or(0, |reached| reached.shown as usize);
     let until = shown.saturating_add(usize::try_from(listing.rows()).unwrap_or(usize::MAX));
     // Users are put in order by what callers call them; of sessions and agents only those who are shown are looked up.
     let called = match by {
-        By::User => usage::called(scope, shares.iter().map(|share| &*share.id)).await?,
+        By::User => usage::called(scope, shares.iter().map(|share| share.id)).await?,
         By::Session | By::Agent => HashMap::new(),
     };
-    let page = dearest(&shares, &called, shown..until);
+    let page = dearest(&shares, |share| key(by, share, &called), shown..until);
     let called = match by {
         By::User => called,
-        By::Session | By::Agent => users_of(scope, page.iter().map(|(share, _)| &*share.id)).await?,
+        By::Session | By::Agent => users_of(scope, page.iter().map(|(share, _)| share.id)).await?,
     };
     let rows = page.into_iter().zip(reached.map_or(1, |reached| reached.shown + 1)..).collect();
     let place = |(_, shown): &((&Share, Amount), i64)| Reached { pinned: pin.position, shown: *shown }.pack();
     let Page { data, has_more, next_cursor } =
-        listing.page(rows, place, |((share, cost), _)| show(share, called.get(&*share.id).cloned(), cost));
-    Ok(Json(Costs { data, has_more, next_cursor, period: period.into(), unrated: unrated_in(&totals) }))
+        listing.page(rows, place, |((share, cost), _)| show(share, called.get(&share.id).cloned(), cost));
+    Ok(Json(Costs { data, has_more, next_cursor, period: period.into(), unrated: unrated.into() }))
 }
 
-/// These of the shares, the dearest first and those that cost the same by what they are called and what tells them apart,
-/// each with its cents of the total.
-fn dearest<'a>(
+/// What tells shares apart, and puts those in order that cost the same: what users are called, the ids of those who were
+/// erased among it.
+type Key<'a> = (Cow<'a, str>, Ulid, Option<Ulid>);
+
+fn key<'a>(by: By, share: &Share, called: &'a HashMap<Ulid, String>) -> Key<'a> {
+    let name = match (by, called.get(&share.id)) {
+        (By::User, Some(name)) => Cow::Borrowed(name.as_str()),
+        (By::User, None) => Cow::Owned(UserId::from_ulid(share.id).to_string()),
+        (By::Session | By::Agent, _) => Cow::Borrowed(""),
+    };
+    (name, share.id, share.agent)
+}
+
+/// These of the shares, the dearest first and those that cost the same by their keys, each with its cents of the total.
+fn dearest<'a, 'b>(
     shares: &'a [Share],
-    called: &HashMap<String, String>,
+    key: impl Fn(&Share) -> Key<'b>,
     range: Range<usize>,
 ) -> Vec<(&'a Share, Amount)> {
-    let key = |share: &'a Share| {
-        let id = called.get(&*share.id).map_or(&*share.id, String::as_str);
-        (id, share.agent.as_deref().unwrap_or_default())
-    };
     let parts: Vec<_> = shares.iter().map(|share| (key(share), share.cost)).collect();
     let cents = allot(sum_in_cents(&parts), &parts);
     let mut order: Vec<usize> = (0..parts.len()).collect();
     let dearer = |one: &usize, other: &usize| {
-        let ((one, cost), (other, other_cost)) = (parts[*one], parts[*other]);
-        other_cost.cmp(&cost).then_with(|| one.cmp(&other))
+        let ((one, cost), (other, other_cost)) = (&parts[*one], &parts[*other]);
+        other_cost.cmp(cost).then_with(|| one.cmp(other))
     };
     // What comes after the page needs no order.
     if range.end < order.len() {
@@ -236,5 +247,23 @@ impl Reached {
 
     const fn unpack(packed: i64) -> Self {
         Self { pinned: packed >> SHOWN_BITS, shown: packed & ((1 << SHOWN_BITS) - 1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_that_cost_the_same_come_by_what_they_are_called_and_those_who_were_erased_by_their_ids() {
+        let share = |id: u128| Share { id: Ulid(id), agent: None, cost: 1.into(), sessions: 0, agents: 0 };
+        let shares: Vec<Share> = (1..=4).map(share).collect();
+        let called = HashMap::from([(Ulid(1), "zoe".to_owned()), (Ulid(4), "amy".to_owned())]);
+        let order = |by: By| {
+            let all = dearest(&shares, |share| key(by, share, &called), 0..4);
+            all.into_iter().map(|(share, _)| share.id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(order(By::User), [4, 2, 3, 1]);
+        assert_eq!(order(By::Session), [1, 2, 3, 4]);
     }
 }

@@ -221,14 +221,14 @@ pub(crate) async fn daily(
     let scope = edge.app.log.scope(inspector.tenant.id);
     let pin = usage::pin(scope, None).await?;
     let period = asked.from(now, pin.at);
-    let (daily, totals) =
-        tokio::try_join!(usage::daily(scope, period, pin), usage::totals(scope, period, pin))?;
+    let (daily, unrated) =
+        tokio::try_join!(usage::daily(scope, period, pin), usage::unrated(scope, period, pin))?;
     let costs: HashMap<Day, Decimal> = daily.into_iter().collect();
     let cost = |day: Day| (day, costs.get(&day).copied().unwrap_or_default());
     let parts: Vec<(Day, Decimal)> = days(period).into_iter().map(cost).collect();
     let shown = |(date, cost)| DailyCost { date, cost };
     let data = with_cents(sum_in_cents(&parts), parts).into_iter().map(shown).collect();
-    Ok(Json(All { data, period: period.into(), unrated: unrated_in(&totals) }))
+    Ok(Json(All { data, period: period.into(), unrated: unrated.into() }))
 }
 
 /// What each model used in a period, the dearest first. Together they cost what the summary says of models.
@@ -343,9 +343,10 @@ fn all(totals: &[Total]) -> Measures {
     totals.iter().fold(Measures::default(), |sum, total| sum.plus(&total.sums))
 }
 
-/// What has no price yet, of all that these are the totals of.
-pub(super) fn unrated_in(totals: &[Total]) -> Unrated {
-    unrated(&all(totals))
+impl From<usage::Unrated> for Unrated {
+    fn from(usage::Unrated { calls, input_tokens, output_tokens }: usage::Unrated) -> Self {
+        Self { calls, input_tokens, output_tokens }
+    }
 }
 
 fn unrated(sums: &Measures) -> Unrated {

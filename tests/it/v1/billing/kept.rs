@@ -167,13 +167,13 @@ async fn what_is_packed_is_read_instead_of_rows_and_goes_with_its_builds() {
     for table in ["usage_by_user", "usage_by_agent"] {
         let sql = format!(
             "update {table} t set cost = cost + 1 from heads h where h.tenant_id = $1 and t.tenant_id = $1
-               and grain in ('day', 'hour') and start < date_trunc(grain, h.last_at - interval '1 hour', 'UTC')"
+               and grain in ('day', 'hour', 'minute') and start < date_trunc(case grain when 'day' then 'day' else 'hour' end,
+                 h.last_at - interval '1 hour', 'UTC')"
         );
         assert!(client.execute(&sql, &[&api.tenant.id]).await.unwrap() > 0);
     }
-    // Whole hours, so that no minutes are read.
-    let hour = |at: Timestamp| Timestamp::from_millis(at.millis() / 3_600_000 * 3_600_000);
-    let whole = (hour(events[10].0), hour(events[110].0));
+    let minute = |at: Timestamp| Timestamp::from_millis(at.millis() / 60_000 * 60_000);
+    let whole = (minute(events[10].0), minute(events[110].0));
     tell_anew(&api, &events, whole).await;
     let of_builds =
         "select count(*), count(*) filter (where build = live_build($1, projection)) from packed_sums
@@ -186,6 +186,12 @@ async fn what_is_packed_is_read_instead_of_rows_and_goes_with_its_builds() {
     assert!(all > 40 && all == live, "{all} are packed, {live} of them of what is live");
     rebuild(&api).await;
     assert_eq!(count().await, (0, 0));
+    tell_anew(&api, &events, whole).await;
+    pack(&api).await;
+    assert_eq!(count().await, (all, live));
+    // What is too much to pack says that no list may read it.
+    let sql = "update packed_sums set position = $2, used = '' where tenant_id = $1";
+    client.execute(sql, &[&api.tenant.id, &i64::MAX]).await.unwrap();
     tell_anew(&api, &events, whole).await;
     pack(&api).await;
     assert_eq!(count().await, (all, live));
