@@ -1,7 +1,7 @@
 -- The last position of a log whose time is before a moment; 0 where there is none. Times follow positions, and mostly
 -- evenly: it looks where the moment would lie if they did so wholly, then a little to the other side, and halves what is
--- left where that was not narrowed enough. So a log of five million events takes some eight looks instead of 23, and none
--- takes more than three times as many as by halving alone.
+-- left where that was not narrowed enough. So it mostly takes a few looks where halving takes 23 into a log of five
+-- million events, and never more than three times as many as by halving alone.
 create or replace function position_before(tenant bigint, moment timestamptz) returns bigint language plpgsql stable as $$
 declare
   wanted double precision := date_part('epoch', moment);

@@ -346,25 +346,30 @@ pub const KEPT_CONVERSATIONS_BYTES: usize = 32 * 1024 * 1024;
 /// How long a conversation is kept that does not go on.
 pub const KEPT_CONVERSATION_IDLE: Duration = Duration::from_secs(600);
 /// Memory that a server keeps sums of usage in, of periods that have ended.
-pub const KEPT_SUMS_BYTES: usize = 32 * 1024 * 1024;
+pub const KEPT_SUMS_BYTES: usize = 64 * 1024 * 1024;
 /// What is kept there of a tenant's users, and of its sessions and agents, at most: both of them fit.
 pub const KEPT_BOOK_LARGEST_BYTES: usize = KEPT_SUMS_BYTES / 8 * 3;
 /// What it takes to keep whose such a sum is: two ids of 16 bytes, and where to find them, with room to grow.
 pub const KEPT_NAME_BYTES: usize = 208;
 /// What it takes to keep a period besides what was used in it.
 pub const KEPT_PERIOD_BYTES: usize = 160;
+/// Positions of the log after which a kept period that no list has looked at meanwhile is read anew: late lines of all that
+/// are kept are read since the oldest look at one of them.
+pub const KEPT_PERIOD_POSITIONS: i64 = 50_000;
 /// What a tenant takes there of whom nothing is kept yet.
 pub const KEPT_BOOK_BYTES: usize = 512;
 /// Periods of one length behind each other whose sums are kept one by one; of more than so many the last.
 pub const KEPT_PERIODS_OF_A_PIECE: usize = 64;
-/// How often a server looks for sums of usage to pack, of tenants that it appends for.
+/// How often a server looks for sums of usage to pack, of tenants that it appends for, and of one whose lists have missed some.
 pub const PACK_INTERVAL: Duration = Duration::from_secs(60);
 /// How long after its end a period is packed: what is late, such as the storage of a day, is mostly known by then.
 pub const PACK_AFTER: Duration = Duration::from_secs(3_600);
 /// Tenants that may wait for theirs to be packed since a list was asked for.
 pub const TENANTS_TO_PACK: usize = 1_024;
-/// Periods of one tenant that are packed before it is the next one's turn.
+/// Periods of one tenant that are looked at, and packed, before it is the next one's turn.
 pub const PACKED_AT_A_TIME: usize = 256;
+/// Periods behind each other that cannot be packed before a server tries again later.
+pub const PACK_FAILURES: usize = 4;
 /// Rows of a period that are packed into one; of a period that has more, each is read.
 pub const PACKED_ROWS: i64 = 262_144;
 /// The model of agents that name none, on a server whose operator has named none.

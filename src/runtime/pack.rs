@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
+use futures_util::FutureExt;
 use theazo_domain::time::Timestamp;
 use theazo_projections::grain::Grain;
 use tokio::time::MissedTickBehavior;
@@ -18,13 +20,15 @@ pub struct Packer {
     app: Arc<App>,
     /// The hour of its log that a tenant's sums are packed up to.
     packed: HashMap<TenantId, Timestamp>,
+    /// When it last looked since a list had missed something.
+    looked: HashMap<TenantId, Instant>,
 }
 
 impl Packer {
     /// One that has packed nothing yet.
     #[must_use]
     pub fn new(app: Arc<App>) -> Self {
-        Self { app, packed: HashMap::new() }
+        Self { app, packed: HashMap::new(), looked: HashMap::new() }
     }
 
     /// Packs until it is aborted: now and then what tenants have that are appended for, and at once what a list has missed.
@@ -33,18 +37,26 @@ impl Packer {
         let mut looks = tokio::time::interval(config::PACK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if due.is_empty() {
+            let is_time = if due.is_empty() {
                 tokio::select! {
-                    () = self.app.kept_sums.wait_for_unpacked() => {}
-                    _ = looks.tick() => {
-                        due.extend(self.app.log.active());
-                        self.packed.retain(|tenant, _| due.contains(tenant));
-                    }
+                    () = self.app.kept_sums.wait_for_unpacked() => false,
+                    _ = looks.tick() => true,
                 }
+            } else {
+                looks.tick().now_or_never().is_some()
+            };
+            if is_time {
+                due.extend(self.app.log.active());
+                self.packed.retain(|tenant, _| due.contains(tenant));
+                self.looked.retain(|_, at| at.elapsed() < config::PACK_INTERVAL);
             }
             for tenant in self.app.kept_sums.take_unpacked() {
-                self.packed.remove(&tenant);
-                due.insert(tenant);
+                // What late lines alone have made something of is missed by each list, and is not packed.
+                if self.looked.get(&tenant).is_none_or(|at| at.elapsed() >= config::PACK_INTERVAL) {
+                    self.looked.insert(tenant, Instant::now());
+                    self.packed.remove(&tenant);
+                    due.insert(tenant);
+                }
             }
             for tenant in std::mem::take(&mut due) {
                 match self.pack(tenant).await {
@@ -58,7 +70,7 @@ impl Packer {
         }
     }
 
-    /// Packs a tenant's sums, so many at most as are packed at a time, and gives how many that were. Where it has done so
+    /// Packs a tenant's sums, so many at most as are packed at a time, and gives at how many it has looked. Where it has done so
     /// since the last full hour of the tenant's log could be packed, it does nothing.
     ///
     /// # Errors

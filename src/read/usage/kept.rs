@@ -3,7 +3,7 @@
 //! time.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -45,6 +45,8 @@ pub(super) struct Book {
     builds: String,
     pages: Mutex<Pages>,
     bytes: AtomicUsize,
+    /// Whether names take so much of it that little else has room.
+    is_of_names: AtomicBool,
 }
 
 /// What stands in a book.
@@ -124,7 +126,8 @@ impl KeptSums {
         let kept = books.get(&(tenant, whose)).filter(|book| book.builds == builds).cloned();
         kept.unwrap_or_else(|| {
             let (pages, bytes) = (Mutex::default(), AtomicUsize::new(config::KEPT_BOOK_BYTES));
-            let book = Arc::new(Book { builds: builds.to_owned(), pages, bytes });
+            let is_of_names = AtomicBool::new(false);
+            let book = Arc::new(Book { builds: builds.to_owned(), pages, bytes, is_of_names });
             books.put((tenant, whose), Arc::clone(&book));
             book
         })
@@ -135,8 +138,8 @@ impl KeptSums {
     pub(super) fn trim(&self) {
         let mut books = self.books();
         let bytes = |book: &Arc<Book>| book.bytes.load(Ordering::Relaxed);
-        let of_names = books.iter().find(|(_, book)| bytes(book) > config::KEPT_BOOK_LARGEST_BYTES);
-        if let Some(place) = of_names.map(|(place, _)| *place) {
+        let of_names = books.iter().filter(|(_, book)| book.is_of_names.load(Ordering::Relaxed));
+        for place in of_names.map(|(place, _)| *place).collect::<Vec<_>>() {
             books.pop(&place);
         }
         let mut all: usize = books.iter().map(|(_, book)| bytes(book)).sum();
@@ -178,9 +181,13 @@ impl Book {
         self.builds == builds
     }
 
-    /// What it has of a period, as it stood at this position, or before: late lines after [`Sums::last`] are not in it.
+    /// What it has of a period, as it stood at this position, or before: late lines after [`Sums::last`] are not in it. Where
+    /// that is so long ago that late lines may be many, it has nothing.
     pub(super) fn find(&self, unit: Unit, position: i64) -> Option<Sums> {
-        self.pages().units.get(&unit).filter(|sums| sums.first <= position).cloned()
+        let is_of_use = |sums: &&Sums| {
+            sums.first <= position && position.saturating_sub(sums.last) <= config::KEPT_PERIOD_POSITIONS
+        };
+        self.pages().units.get(&unit).filter(is_of_use).cloned()
     }
 
     /// To read what it has, and to write into it.
@@ -189,8 +196,7 @@ impl Book {
     }
 
     /// Says how much is kept, after something was; beyond the limit of a book, periods that were asked for longest ago are
-    /// forgotten. Names are not, since sums that somebody holds tell whose they are by them: a book in which they take more than half
-    /// of its limit says that it is too large.
+    /// forgotten. Names are not, since sums that somebody holds tell whose they are by them.
     pub(super) fn weigh(&self, pages: &mut Pages) {
         let of_sums = |sums: &Sums| config::KEPT_PERIOD_BYTES + size_of_val(sums.parts());
         let names = config::KEPT_BOOK_BYTES + pages.names.all.len() * config::KEPT_NAME_BYTES;
@@ -200,8 +206,8 @@ impl Book {
         {
             bytes -= of_sums(&sums);
         }
-        let is_of_names = names > config::KEPT_BOOK_LARGEST_BYTES / 2;
-        self.bytes.store(if is_of_names { usize::MAX / 2 } else { bytes }, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.is_of_names.store(names > config::KEPT_BOOK_LARGEST_BYTES / 2, Ordering::Relaxed);
     }
 }
 
@@ -319,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn what_was_looked_at_long_ago_is_read_anew() {
+        let kept = KeptSums::default();
+        let book = kept.book_of(TenantId(1), Whose::Users, "1 1 1 1");
+        book.pages().keep(unit(0), 10, parts(3));
+        let last = 10 + config::KEPT_PERIOD_POSITIONS;
+        assert!(book.find(unit(0), last).is_some() && book.find(unit(0), last + 1).is_none());
+    }
+
+    #[test]
     fn nobody_confirms_sums_of_before_what_they_have_seen() {
         let kept = KeptSums::default();
         let book = kept.book_of(TenantId(1), Whose::Users, "1 1 1 1");
@@ -348,7 +363,9 @@ mod tests {
         let place = (TenantId(1), Whose::Agents);
         // A third of what all may take, in two periods.
         let fill = |tenant: i64| {
-            [unit(0), unit(1)].map(|unit| fill(&kept, tenant, unit, config::KEPT_SUMS_BYTES / 6));
+            for start in 0..2 {
+                fill(&kept, tenant, unit(start), config::KEPT_SUMS_BYTES / 6);
+            }
         };
         fill(1);
         let book = kept.book(place.0, place.1).unwrap();

@@ -13,23 +13,20 @@ use super::{Pin, ulid};
 use crate::config;
 use crate::database::{Error, Scope, millis, system_time};
 
-/// Packs what has ended by the log's own time, as far as it is not packed yet, at most so many periods. Gives how many
-/// were packed. Packing by others at the same time harms nothing.
+/// Packs what has ended by the log's own time, as far as it is not packed yet, and looks at so many periods at most. Gives at
+/// how many it has looked. Packing by others at the same time harms nothing.
 ///
 /// # Errors
-/// [`Error`] when the database is away. What could be packed all the same is.
+/// [`Error`] when the database is away, or takes none of several periods behind each other.
 pub async fn pack(scope: Scope<'_>, pin: Pin, most: usize) -> Result<usize, Error> {
     let of_users = USER_GRAINS.map(|grain| (Table::Users, grain));
     let of_agents = AGENT_GRAINS.map(|grain| (Table::Agents, grain));
-    let (mut packed, mut outcome) = (0, Ok(()));
+    let mut looked_at = 0;
     for (table, grain) in of_users.into_iter().chain(of_agents) {
         let packing = Packing { scope, table, grain, until: parcel(grain).floor(packed_until(pin)) };
-        // One that is too large for the time that a statement may take does not keep others from being packed.
-        if let Err(error) = packing.pack(&mut packed, most).await {
-            outcome = Err(error);
-        }
+        packing.pack(&mut looked_at, most).await?;
     }
-    outcome.map(|()| packed)
+    Ok(looked_at)
 }
 
 /// The read model that is packed.
@@ -58,19 +55,33 @@ struct Packing<'a> {
 }
 
 impl Packing<'_> {
-    async fn pack(&self, packed: &mut usize, most: usize) -> Result<(), Error> {
-        while *packed < most
-            && let Some((build, start)) = self.next().await?
-            && self.pack_one(build, start).await?
+    async fn pack(&self, looked_at: &mut usize, most: usize) -> Result<(), Error> {
+        let (mut behind, mut failures) = (Timestamp::default(), 0);
+        while *looked_at < most
+            && let Some((build, start)) = self.next(behind).await?
         {
-            *packed += 1;
+            // One that cannot be packed, since it takes longer than a statement may, does not keep those behind it from being
+            // packed. It is read row by row from then on.
+            let mut outcome = self.pack_one(build, start).await;
+            if outcome.is_err() {
+                outcome = self.pack_one(build, start).await;
+            }
+            failures = if outcome.is_err() { failures + 1 } else { 0 };
+            if failures == config::PACK_FAILURES {
+                return outcome;
+            }
+            if let Err(error) = outcome {
+                tracing::warn!(%error, table = self.table.name(), grain = self.grain.as_str(), "sums are not packed");
+            }
+            behind = parcel(self.grain).end(start);
+            *looked_at += 1;
         }
         Ok(())
     }
 
-    /// The live build, and when the first period begins that has ended and comes after all that are packed of it. One
-    /// before them, which only late lines have made something of, stays as it is.
-    async fn next(&self) -> Result<Option<(i32, Timestamp)>, Error> {
+    /// The live build, and when the first period begins that has ended and comes after all that are packed of it and not before
+    /// this moment. One before them, which only late lines have made something of, stays as it is.
+    async fn next(&self, from: Timestamp) -> Result<Option<(i32, Timestamp)>, Error> {
         let table = self.table.name();
         // Of several periods in one row the next may begin as that one ends.
         let after = if parcel(self.grain) == self.grain {
@@ -85,14 +96,18 @@ impl Packing<'_> {
                 order by k.start desc limit 1) k on true
               cross join lateral (select t.start from {table} t where t.tenant_id = $1
                   and t.build = (select live_build($1, '{table}')) and t.grain = $2 and t.start {after} and t.start < $3
+                  and t.start >= $4
                 order by t.start limit 1) t"
         );
-        let rows = self.scope.query_by_index(&sql, &[&self.grain.as_str(), &system_time(self.until)]).await?;
+        let rows = self
+            .scope
+            .query_by_index(&sql, &[&self.grain.as_str(), &system_time(self.until), &system_time(from)])
+            .await?;
         Ok(rows.first().map(|row| (row.get(0), parcel(self.grain).floor(millis(row.get(1))))))
     }
 
-    /// Packs what begins at this moment, of this build: whether it was done, which is not so where another has.
-    async fn pack_one(&self, build: i32, start: Timestamp) -> Result<bool, Error> {
+    /// Packs what begins at this moment, of this build, unless another has.
+    async fn pack_one(&self, build: i32, start: Timestamp) -> Result<(), Error> {
         let (table, (since, until)) =
             (self.table.name(), (system_time(start), system_time(parcel(self.grain).end(start))));
         let (sessions, share) = match self.table {
@@ -115,7 +130,7 @@ impl Packing<'_> {
         let most = config::PACKED_ROWS + 1;
         let rows =
             self.scope.query_by_index(&sql, &[&build, &self.grain.as_str(), &since, &until, &most]).await?;
-        let Some(row) = rows.first() else { return Ok(false) };
+        let Some(row) = rows.first() else { return Ok(()) };
         // What is too much is read row by row: no list is of so late a position.
         let packed = if row.get::<_, i64>(1) < most { self.packed(row)? } else { None };
         let position = packed.as_ref().map_or(i64::MAX, |_| row.get(0));
@@ -126,7 +141,7 @@ impl Packing<'_> {
             "insert into packed_sums (tenant_id, projection, build, grain, start, position, user_ids, session_ids,
                 agent_ids, minutes, used)
               select $1, '{table}', $2, $3, $4, $5, $6, $7, $8, $9, $10 where $2 = live_build($1, '{table}')
-              on conflict do nothing returning true"
+              on conflict do nothing"
         );
         let (session_ids, agent_ids) = (of_agents(session_ids), of_agents(agent_ids));
         let columns: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
@@ -140,7 +155,7 @@ impl Packing<'_> {
             &minutes,
             &used,
         ];
-        Ok(!self.scope.tally(&sql, &columns).await?.is_empty())
+        self.scope.tally(&sql, &columns).await.map(drop)
     }
 
     /// What the arrays of a row hold; nothing where a count is too large.

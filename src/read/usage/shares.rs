@@ -14,7 +14,7 @@ use ulid::Ulid;
 
 use super::kept::{Book, KeptSums, Name, Pages, Part, Used, Whose};
 use super::packed::{Element, Id, elements};
-use super::plan::Plan;
+use super::plan::{Asked, Plan};
 use super::{IS_ENTRY, LINES, OF_SESSIONS, Period, Pin, SOURCES, created_in_all, ulid};
 use crate::database::{Error, Scope, millis, system_time};
 
@@ -162,8 +162,8 @@ impl By {
 /// What stands in the columns of what is packed.
 const NOT_PACKED: &str = "null, null, null, null";
 
-/// The sessions that were created in the pieces of these grains until the pin, and behind it in the whole period, whose sums by
-/// coarser grains have them.
+/// The sessions that were created in the pieces of these grains until the pin, and behind it in the whole period: sums by
+/// coarser grains have those.
 fn created_in(grains: &str) -> String {
     format!(
         ", created as (
@@ -241,7 +241,7 @@ pub async fn shares(
         let book = book.unwrap_or_else(|| kept.book_of(tenant, by.whose(), read.builds));
         let shares = add_up(&book, by, &plan, &read, pin)?;
         kept.trim();
-        if read.lines.iter().any(|line| plan.could_be_packed(line.n)) {
+        if read.lines.iter().any(|line| plan.could_be_packed(line)) {
             kept.is_unpacked(tenant);
         }
         return Ok(shares);
@@ -305,9 +305,11 @@ fn place_of(number: i64) -> usize {
 }
 
 impl Plan {
-    /// Whether a row is of a piece that could be packed.
-    fn could_be_packed(&self, n: i64) -> bool {
-        n > 0 && self.asked.get(place_of(n)).is_some_and(|asked| asked.parcel.is_some())
+    /// Whether a row is of sums that could be packed and are not: sessions that were created in fine pieces are read anyway.
+    fn could_be_packed(&self, line: &Line) -> bool {
+        let asked = if line.n > 0 { self.asked.get(place_of(line.n)) } else { None };
+        let is_sum = |asked: &&Asked| line.used.sessions == 0 || asked.has_sessions();
+        asked.filter(is_sum).is_some_and(|asked| asked.parcel.is_some())
     }
 }
 
@@ -339,10 +341,14 @@ fn add_up(book: &Book, by: By, plan: &Plan, told: &Read<'_>, pin: Pin) -> Result
     let mut read: Vec<Vec<Part>> = plan.asked.iter().map(|_| vec![]).collect();
     let mut changed = vec![false; plan.found.len()];
     let mut sums = Adding::default();
-    let mut pages = book.pages();
-    let is_packed = unpack(plan, told, &mut pages, &mut read)?;
-    for line in &told.lines {
-        let part = Part { name: pages.place(line.id), used: line.used };
+    // Nobody waits for the book while they are added up.
+    let (is_packed, names) = {
+        let mut pages = book.pages();
+        let is_packed = unpack(plan, told, &mut pages, &mut read)?;
+        (is_packed, told.lines.iter().map(|line| pages.place(line.id)).collect::<Vec<_>>())
+    };
+    for (line, name) in told.lines.iter().zip(names) {
+        let part = Part { name, used: line.used };
         match line.n {
             LATE_OF_PACKED => {
                 let parcel = plan.parcels.get(place_of(line.position));
@@ -384,6 +390,7 @@ fn add_up(book: &Book, by: By, plan: &Plan, told: &Read<'_>, pin: Pin) -> Result
     for found in &plan.found {
         found.sums.parts().iter().for_each(|part| sums.add(*part, found.sign));
     }
+    let mut pages = book.pages();
     for (asked, read) in plan.asked.iter().zip(read) {
         if let Some(unit) = asked.unit {
             pages.keep(unit, pin.position, read);

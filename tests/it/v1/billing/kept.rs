@@ -36,9 +36,10 @@ async fn tell(api: &Api, events: &[(Timestamp, Event)], period: (Timestamp, Time
 }
 
 /// The same of a server that has kept nothing yet.
-async fn tell_anew(api: &Api, events: &[(Timestamp, Event)], period: (Timestamp, Timestamp)) {
+async fn tell_anew(api: &Api, events: &[(Timestamp, Event)], period: (Timestamp, Timestamp)) -> Server {
     let server = api.site.another();
     tell_of(async |path| get(api, &server, path).await, events, period).await;
+    server
 }
 
 async fn get(api: &Api, server: &Server, path: String) -> Value {
@@ -174,7 +175,8 @@ async fn what_is_packed_is_read_instead_of_rows_and_goes_with_its_builds() {
     }
     let minute = |at: Timestamp| Timestamp::from_millis(at.millis() / 60_000 * 60_000);
     let whole = (minute(events[10].0), minute(events[110].0));
-    tell_anew(&api, &events, whole).await;
+    let server = tell_anew(&api, &events, whole).await;
+    assert!(server.app.kept_sums.take_unpacked().is_empty());
     let of_builds =
         "select count(*), count(*) filter (where build = live_build($1, projection)) from packed_sums
                      where tenant_id = $1";
@@ -186,7 +188,8 @@ async fn what_is_packed_is_read_instead_of_rows_and_goes_with_its_builds() {
     assert!(all > 40 && all == live, "{all} are packed, {live} of them of what is live");
     rebuild(&api).await;
     assert_eq!(count().await, (0, 0));
-    tell_anew(&api, &events, whole).await;
+    let server = tell_anew(&api, &events, whole).await;
+    assert_eq!(server.app.kept_sums.take_unpacked().into_iter().collect::<Vec<_>>(), [api.tenant.id]);
     pack(&api).await;
     assert_eq!(count().await, (all, live));
     // What is too much to pack says that no list may read it.
@@ -206,10 +209,11 @@ async fn a_server_packs_what_a_list_has_missed() {
     let client = api.site.database.connect().await;
     tell(&api, &events, (events[10].0.day().start(), events[70].0.day().start())).await;
     let sql = "select count(*) from usage_by_agent t where t.tenant_id = $1 and t.build = live_build($1, 'usage_by_agent')
-                 and t.grain = 'hour'
+                 and t.grain in ('hour', 'minute')
                  and t.start < date_trunc('hour', (select last_at - interval '1 hour' from heads where tenant_id = $1))
                  and not exists (select from packed_sums k where k.tenant_id = $1 and k.build = t.build
-                   and k.projection = 'usage_by_agent' and k.grain = t.grain and k.start = t.start)";
+                   and k.projection = 'usage_by_agent' and k.grain = t.grain
+                   and k.start = date_trunc('hour', t.start))";
     until_async("everything is packed", async || {
         let left: i64 = client.query_one(sql, &[&api.tenant.id]).await.unwrap().get(0);
         (left == 0).then_some(())
