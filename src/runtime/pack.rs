@@ -70,8 +70,8 @@ impl Packer {
         }
     }
 
-    /// Packs a tenant's sums, so many at most as are packed at a time, and gives at how many it has looked. Where it has done so
-    /// since the last full hour of the tenant's log could be packed, it does nothing.
+    /// Packs a tenant's sums, so many at most as are packed at a time, and gives at how many it has looked. Where it has done
+    /// so since the last full hour of the tenant's log could be packed, it does nothing.
     ///
     /// # Errors
     /// [`database::Error`] when the database is away.

@@ -135,16 +135,17 @@ const SOURCES: &str = "with pieces as materialized (
             and l.at >= $7 and l.at < $8
     )";
 
-/// The sessions that were created in the pieces of these grains, less those of the whole period that came after the pin.
+/// The sessions that were created in the pieces of these grains, as far as this condition holds, and under the number 0 those
+/// of the whole period that came after the pin, to be taken away where they are counted.
 /// An event's time is never before the one ahead of it, so those begin with the time of the pin. The condition on their
 /// ids holds for all: it keeps the index by user from being read whole for each piece.
-fn created_in(grains: &str) -> String {
+fn created_in(grains: &str, condition: &str) -> String {
     format!(
         ", created as (
         select p.n, p.sign, s.created_at, s.user_id, s.session_id from pieces p cross join lateral (
             select * from sessions s where {OF_SESSIONS} and s.created_at >= p.since and s.created_at < p.until
               and s.session_id <> '' offset 0) s
-          where p.grain in ({grains})
+          where p.grain in ({grains}) {condition}
         union all
         select 0, -1, s.created_at, s.user_id, s.session_id from sessions s
           where {OF_SESSIONS} and s.position > $6 and s.created_at >= $7 and s.created_at < $8
@@ -153,12 +154,15 @@ fn created_in(grains: &str) -> String {
     )
 }
 
+/// That a session was created before the pin.
+const UNTIL_PIN: &str = "and s.position <= $6";
+
 /// The sessions that were created from one moment to before another, up to the pin, under this number.
 fn created_in_all(n: i64, (from, until): (&str, &str)) -> String {
     format!(
         ", created as (
         select {n}::bigint as n, s.created_at, s.user_id, s.session_id from sessions s
-          where {OF_SESSIONS} and s.position <= $6 and s.created_at >= {from} and s.created_at < {until}
+          where {OF_SESSIONS} {UNTIL_PIN} and s.created_at >= {from} and s.created_at < {until}
     )"
     )
 }

@@ -60,8 +60,8 @@ impl Packing<'_> {
         while *looked_at < most
             && let Some((build, start)) = self.next(behind).await?
         {
-            // One that cannot be packed, since it takes longer than a statement may, does not keep those behind it from being
-            // packed. It is read row by row from then on.
+            // One that cannot be packed, since it takes longer than a statement may, does not keep those behind it from
+            // being packed. It is read row by row from then on.
             let mut outcome = self.pack_one(build, start).await;
             if outcome.is_err() {
                 outcome = self.pack_one(build, start).await;
@@ -79,8 +79,8 @@ impl Packing<'_> {
         Ok(())
     }
 
-    /// The live build, and when the first period begins that has ended and comes after all that are packed of it and not before
-    /// this moment. One before them, which only late lines have made something of, stays as it is.
+    /// The live build, and when the first period begins that has ended and comes after all that are packed of it and not
+    /// before this moment. One before them, which only late lines have made something of, stays as it is.
     async fn next(&self, from: Timestamp) -> Result<Option<(i32, Timestamp)>, Error> {
         let table = self.table.name();
         // Of several periods in one row the next may begin as that one ends.
@@ -111,15 +111,20 @@ impl Packing<'_> {
         let (table, (since, until)) =
             (self.table.name(), (system_time(start), system_time(parcel(self.grain).end(start))));
         let (sessions, share) = match self.table {
-            Table::Users => ("t.sessions", "null::bytea, null::bytea, null::bytea"),
-            Table::Agents => (
-                "0::bigint",
-                "array_send(array_agg(t.session_id)), array_send(array_agg(t.agent_id)),
-                  array_send(array_agg((date_part('epoch', t.start)::bigint / 60 % 60)::integer))",
-            ),
+            Table::Users => ("t.sessions", "null::bytea, null::bytea"),
+            Table::Agents => {
+                ("0::bigint", "array_send(array_agg(t.session_id)), array_send(array_agg(t.agent_id))")
+            }
+        };
+        let minutes = match self.grain {
+            Grain::Minute => {
+                "array_send(array_agg((date_part('epoch', t.start)::bigint / 60 % 60)::integer))"
+            }
+            _ => "null::bytea",
         };
         let sql = format!(
-            "select h.position, count(*), array_send(array_agg(t.user_id)), {share}, array_send(array_agg(t.cost)),
+            "select h.position, count(*), array_send(array_agg(t.user_id)), {share}, {minutes},
+                array_send(array_agg(t.cost)),
                 array_send(array_agg({sessions})), array_send(array_agg(t.agents)),
                 array_send(array_agg(t.entries + t.agents + {sessions}))
               from heads h cross join lateral (select * from {table} t where t.tenant_id = $1 and t.build = $2
@@ -178,8 +183,7 @@ impl Packing<'_> {
                 Table::Agents => {
                     let (id, agent) = (ulid(sessions[place])?, agents[place]);
                     let agent = if agent.is_empty() { None } else { Some(ulid(agent)?) };
-                    let slot = (self.grain == Grain::Minute)
-                        .then(|| u8::try_from(minutes[place]).unwrap_or_default());
+                    let slot = minutes.get(place).map(|minute| u8::try_from(*minute).unwrap_or_default());
                     packed.add_agent(user, Id { id, agent }, slot, &used)
                 }
             };

@@ -15,7 +15,7 @@ use ulid::Ulid;
 use super::kept::{Book, KeptSums, Name, Pages, Part, Used, Whose};
 use super::packed::{Element, Id, elements};
 use super::plan::{Asked, Plan};
-use super::{IS_ENTRY, LINES, OF_SESSIONS, Period, Pin, SOURCES, created_in_all, ulid};
+use super::{IS_ENTRY, LINES, Period, Pin, SOURCES, UNTIL_PIN, created_in, created_in_all, ulid};
 use crate::database::{Error, Scope, millis, system_time};
 
 /// What a period is broken down by.
@@ -78,7 +78,7 @@ impl By {
         let (of_users, by_agent, created) = match self {
             Self::User => {
                 let kept = Self::kept("usage_by_user", "t.user_id, null", &format!("p.grain in ({coarse})"));
-                (kept, coarse, created_in(&fine))
+                (kept, coarse, created_in(&fine, UNTIL_PIN))
             }
             Self::Session => (String::new(), "''", created_in_all(WHOLE, ("$15", "$16"))),
             Self::Agent => (String::new(), "''", String::new()),
@@ -161,23 +161,6 @@ impl By {
 
 /// What stands in the columns of what is packed.
 const NOT_PACKED: &str = "null, null, null, null";
-
-/// The sessions that were created in the pieces of these grains until the pin, and behind it in the whole period: sums by
-/// coarser grains have those.
-fn created_in(grains: &str) -> String {
-    format!(
-        ", created as (
-        select p.n, s.created_at, s.user_id from pieces p cross join lateral (
-            select * from sessions s where {OF_SESSIONS} and s.created_at >= p.since and s.created_at < p.until
-              and s.session_id <> '' offset 0) s
-          where p.grain in ({grains}) and s.position <= $6
-        union all
-        select {AFTER}, s.created_at, s.user_id from sessions s
-          where {OF_SESSIONS} and s.position > $6 and s.created_at >= $7 and s.created_at < $8
-            and s.created_at >= (select e.at from events e where e.tenant_id = $1 and e.position = $6)
-    )"
-    )
-}
 
 /// Of what is packed.
 const PACKED: i64 = -5;

@@ -102,7 +102,7 @@ impl Columns {
 /// A piece is summed up before it is added or taken away: a product for each of its rows takes longer than the rows.
 static TOTALS: LazyLock<String> = LazyLock::new(|| {
     let Columns { sums, kept, of_piece, of_lines, of_sessions } = Columns::of(|_| true);
-    let created = created_in(&format!("'{LINES}'"));
+    let created = created_in(&format!("'{LINES}'"), "");
     format!(
         "{SOURCES} {created} select s.category, s.model{sums} from (
             select p.sign, t.category, t.model{of_piece} from pieces p cross join lateral (

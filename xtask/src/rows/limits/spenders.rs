@@ -114,6 +114,7 @@ impl Scene<'_> {
     pub(super) async fn budgets(&self, mut customer: Customer<'_>) -> anyhow::Result<()> {
         let mut used: std::collections::BTreeMap<String, u64> = std::collections::BTreeMap::new();
         for turn in 0.. {
+            // The pace: budgets change now and then while others spend.
             sleep(Duration::from_millis(customer.random.u64(500..2_000))).await;
             if self.load.is_over() {
                 break;
@@ -224,6 +225,7 @@ impl Spender<'_> {
         Choice { input: random.u64(1..300), output, turns, half_ms: random.u64(25..250) }
     }
 
+    /// The pace of a spender, who does something else between two requests; nothing is taken to have happened meanwhile.
     async fn rest(&mut self, ms: std::ops::Range<u64>) {
         sleep(Duration::from_millis(self.customer.random.u64(ms))).await;
     }
